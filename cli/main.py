@@ -1,0 +1,51 @@
+"""The command `longtail`: registers the sub-commands and turns expected failures into exit code 1."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cli import data, features, gateway, loadtest, model_server, training
+from cli import settings as settings_module
+from feature_repo.errors import LongtailError
+
+app = typer.Typer(
+    name="longtail",
+    help="Activates a product's long-tail users: which items to show them, and whom to contact at all.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+)
+
+
+@app.callback()
+def configure(
+    context: typer.Context,
+    state_dir: Annotated[
+        Path | None, typer.Option(help="Where data, features and models are kept. Default: var, or LONGTAIL_STATE_DIR.")
+    ] = None,
+) -> None:
+    """Settings come from longtail.toml and LONGTAIL_*; docs/settings.md lists them."""
+    overrides = {} if state_dir is None else {"state_dir": state_dir}
+    context.obj = settings_module.load(**overrides)
+
+
+for group in (data, features, training, model_server, gateway, loadtest):
+    group.register(app)
+
+
+def main() -> None:
+    """Entry point: 0 is success, 1 an expected failure (explained on stderr), 2 wrong usage."""
+    try:
+        app()
+    except LongtailError as error:
+        sys.stderr.write(f"error: {error}\n")
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,9 @@
+"""Commands: model_server."""
+
+from __future__ import annotations
+
+import typer
+
+
+def register(app: typer.Typer) -> None:
+    """Adds these commands to `longtail`."""

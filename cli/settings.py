@@ -1,0 +1,94 @@
+"""All settings, from `longtail.toml` and `LONGTAIL_*`; an unknown one refuses to start.
+
+An environment variable wins over the file. Sections join by two underscores: `LONGTAIL_GATEWAY__ADDRESS`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import tomllib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, Field, ValidationError
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+
+from feature_repo.errors import LongtailError
+from feature_repo.layout import StateDir
+from feature_repo.settings import FeatureSettings
+from serving.gateway.settings import GatewaySettings
+from training.settings import TrainingSettings
+
+PREFIX = "LONGTAIL_"
+CONFIG_VARIABLE = "LONGTAIL_CONFIG"
+
+
+class Settings(BaseSettings):
+    """One installation of longtail."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, env_nested_delimiter="__", extra="forbid", frozen=True)
+
+    state_dir: Path = Field(Path("var"), description="Where everything is kept.")
+    features: FeatureSettings = FeatureSettings()
+    training: TrainingSettings = TrainingSettings()
+    gateway: GatewaySettings = GatewaySettings()
+
+    @property
+    def state(self) -> StateDir:
+        return StateDir(self.state_dir)
+
+    @classmethod
+    def settings_customise_sources(
+        cls, settings_cls: type[BaseSettings], **sources: PydanticBaseSettingsSource
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        toml = TomlConfigSettingsSource(settings_cls, Path(os.environ.get(CONFIG_VARIABLE, "longtail.toml")))
+        return sources["init_settings"], sources["env_settings"], toml
+
+
+def load(*, environ: Mapping[str, str] | None = None, **overrides: Any) -> Settings:
+    """Reads the settings. Raises LongtailError that names the setting, what was given and what is allowed."""
+    environ = os.environ if environ is None else environ
+    given = environ.get(CONFIG_VARIABLE)
+    if given and not Path(given).is_file():
+        raise LongtailError(f"{CONFIG_VARIABLE} names {given!r}, which is no file; unset it or write that file")
+    known = {PREFIX + name.upper() for name in _names(Settings)} | {CONFIG_VARIABLE}
+    for name in environ:
+        if name.startswith(PREFIX) and name.upper() not in known and not _is_open(name.upper(), known):
+            raise LongtailError(f"unknown setting {name}{_hint(name, known)}")
+    try:
+        return Settings(**overrides)
+    except (ValidationError, tomllib.TOMLDecodeError) as error:
+        raise LongtailError(_explain(error, known)) from error
+
+
+def _names(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    for name, field in model.model_fields.items():
+        yield prefix + name
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from _names(field.annotation, f"{prefix}{name}__")
+
+
+def _is_open(name: str, known: set[str]) -> bool:
+    """True for an entry of a mapping, such as LONGTAIL_FEATURES__EVENT_WEIGHTS__VIEW."""
+    parent = name.rpartition("__")[0]
+    return parent.endswith("EVENT_WEIGHTS") and parent in known
+
+
+def _hint(name: str, known: set[str]) -> str:
+    near = difflib.get_close_matches(name, sorted(known), n=1)
+    return f"; did you mean {near[0]}?" if near else f"; there are {', '.join(sorted(known))}"
+
+
+def _explain(error: ValidationError | tomllib.TOMLDecodeError, known: set[str]) -> str:
+    if isinstance(error, tomllib.TOMLDecodeError):
+        return f"longtail.toml is not valid TOML: {error}"
+    lines = []
+    for problem in error.errors():
+        name = ".".join(str(part) for part in problem["loc"])
+        if problem["type"] == "extra_forbidden":
+            lines.append(f"unknown setting {name}{_hint(PREFIX + name.replace('.', '__').upper(), known)}")
+        else:
+            lines.append(f"setting {name} = {problem.get('input')!r}: {problem['msg']}")
+    return "; ".join(lines)

@@ -1,0 +1,1 @@
+"""WHAT WE KNOW: Feast definitions, the feature contract, raw events to feature rows, materialization."""

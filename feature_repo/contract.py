@@ -1,0 +1,215 @@
+"""The feature contract: every feature's name, type, unit, default, owner and meaning, once.
+
+Feast definitions, the pipeline, training and serving all read it. A feature that is not here does not exist.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+from enum import StrEnum
+from typing import Final
+
+HISTORY_LENGTH: Final = 50  # behaviours kept per user, newest first
+
+
+class Dtype(StrEnum):
+    """Types a feature may have; each maps to one type of Feast, Arrow and numpy."""
+
+    STRING = "string"
+    INT64 = "int64"
+    FLOAT32 = "float32"
+    BOOL = "bool"
+    STRINGS = "list<string>"
+    INT64S = "list<int64>"
+    FLOAT32S = "list<float32>"
+
+
+FeatureValue = str | int | float | bool | list[str] | list[int] | list[float] | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Feature:
+    """One column of a view. `default` is what serving uses where a user or item has no row; None is missing."""
+
+    name: str
+    dtype: Dtype
+    unit: str
+    default: FeatureValue
+    description: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class View:
+    """One Feast feature view. `fresh_for` is the age from which serving calls a row STALE; None is never."""
+
+    name: str
+    entity: str  # the join key: "user_id" or "item_id"
+    owner: str
+    fresh_for: timedelta | None
+    description: str
+    features: tuple[Feature, ...]
+
+    def feature_names(self) -> tuple[str, ...]:
+        return tuple(feature.name for feature in self.features)
+
+    def defaults(self) -> dict[str, FeatureValue]:
+        return {feature.name: feature.default for feature in self.features}
+
+
+def _feature(name: str, dtype: Dtype, unit: str, default: FeatureValue, description: str) -> Feature:
+    return Feature(name=name, dtype=dtype, unit=unit, default=default, description=description)
+
+
+USER_BEHAVIOR: Final = View(
+    name="user_behavior",
+    entity="user_id",
+    owner="data",
+    fresh_for=timedelta(days=7),
+    description="What the user did last: the model's sequence. Streamed; may go stale.",
+    features=(
+        _feature("history_item_ids", Dtype.STRINGS, "item_id", [], "Items of the last 50 engagements, newest first."),
+        _feature("history_event_types", Dtype.STRINGS, "event_type", [], "Their event types, same order."),
+        _feature("history_unix_s", Dtype.INT64S, "s since 1970 UTC", [], "Their times, same order."),
+        _feature("count_event_types", Dtype.STRINGS, "event_type", [], "Event types that the counts below are of."),
+        _feature("counts_1d", Dtype.INT64S, "events", [], "Events of each type in the last day before the row's time."),
+        _feature("counts_7d", Dtype.INT64S, "events", [], "Likewise in the last 7 days."),
+        _feature("counts_30d", Dtype.INT64S, "events", [], "Likewise in the last 30 days."),
+        _feature(
+            "affinity_categories", Dtype.STRINGS, "category", [], "The user's 5 strongest categories, best first."
+        ),
+        _feature("affinity_shares", Dtype.FLOAT32S, "share", [], "Their shares of the user's weighted engagements."),
+    ),
+)
+
+USER_ACTIVITY: Final = View(
+    name="user_activity",
+    entity="user_id",
+    owner="data",
+    fresh_for=None,
+    description="How the user comes and goes. Never expires; every user ever seen has a row.",
+    features=(
+        _feature("first_seen_unix_s", Dtype.INT64, "s since 1970 UTC", None, "First event."),
+        _feature("last_seen_unix_s", Dtype.INT64, "s since 1970 UTC", None, "Last event."),
+        _feature(
+            "returned_unix_s",
+            Dtype.INT64,
+            "s since 1970 UTC",
+            None,
+            "Last event after a gap long enough to be dormant; missing when none.",
+        ),
+        _feature("events", Dtype.INT64, "events", 0, "All events."),
+        _feature("active_days", Dtype.INT64, "days", 0, "Distinct UTC days with an event."),
+        _feature("mean_gap_days", Dtype.FLOAT32, "days", None, "Mean gap between active days; missing under two days."),
+        _feature("visits_7d", Dtype.INT64, "days", 0, "Active days in the last 7 days before the row's time."),
+        _feature("visits_28d", Dtype.INT64, "days", 0, "Active days in the last 28 days."),
+        _feature("visits_90d", Dtype.INT64, "days", 0, "Active days in the last 90 days."),
+        _feature("p_alive", Dtype.FLOAT32, "probability", None, "BG/NBD probability that the user is not lost."),
+        _feature(
+            "expected_events_30d",
+            Dtype.FLOAT32,
+            "active days",
+            None,
+            "BG/NBD expected active days in the next 30 days.",
+        ),
+        _feature(
+            "state",
+            Dtype.STRING,
+            "lifecycle",
+            "new",
+            "Lifecycle state at the row's time; serving derives it anew for its own now.",
+        ),
+        _feature("days_in_state", Dtype.FLOAT32, "days", 0.0, "Days since the user entered the state."),
+        _feature(
+            "tail_percentile",
+            Dtype.FLOAT32,
+            "share of users",
+            1.0,
+            "Share of users with more events (ties half): 1 is the thinnest user.",
+        ),
+    ),
+)
+
+USER_WEIGHTS: Final = View(
+    name="user_weights",
+    entity="user_id",
+    owner="ml",
+    fresh_for=None,
+    description="The user's own part of the model, W_u − W_0 and b_u; materialized after each training.",
+    features=(
+        _feature(
+            "delta",
+            Dtype.FLOAT32S,
+            "logit weight",
+            [],
+            "δ_u followed by b_u, embedding size + 1 numbers; empty is zero.",
+        ),
+        _feature("model_version", Dtype.INT64, "version", 0, "The model the weights belong to."),
+    ),
+)
+
+ITEM_STATS: Final = View(
+    name="item_stats",
+    entity="item_id",
+    owner="data",
+    fresh_for=timedelta(days=1),
+    description="How items do, and what they are. A matrix in the gateway's memory.",
+    features=(
+        _feature("exposures", Dtype.INT64, "events", 0, "Times shown, from exposure events."),
+        _feature("engagements", Dtype.INT64, "events", 0, "Events of positive weight."),
+        _feature("engaged_users", Dtype.INT64, "users", 0, "Distinct users among them."),
+        _feature("engagements_30d", Dtype.INT64, "events", 0, "Engagements in the last 30 days before the row's time."),
+        _feature(
+            "engagement_rate",
+            Dtype.FLOAT32,
+            "probability",
+            None,
+            "Engagements over exposures, smoothed to the mean rate; missing when nothing was ever exposed.",
+        ),
+        _feature(
+            "popularity_percentile",
+            Dtype.FLOAT32,
+            "share of items",
+            0.0,
+            "Share of items with fewer engagements (ties half): 1 is the most popular.",
+        ),
+        _feature(
+            "novelty_bits",
+            Dtype.FLOAT32,
+            "bits",
+            None,
+            "−log2 of the share of users who engaged, add-one smoothed; missing for an unknown item.",
+        ),
+        _feature(
+            "first_seen_unix_s", Dtype.INT64, "s since 1970 UTC", None, "First event, or arrival in the catalogue."
+        ),
+        _feature("title", Dtype.STRING, "text", "", "For people."),
+        _feature("category", Dtype.STRING, "category", "", "The item's first category; empty when unknown."),
+        _feature("price", Dtype.FLOAT32, "currency", None, "Missing when unknown."),
+        _feature("withdrawn", Dtype.BOOL, "", False, "Must not be shown any more."),
+    ),
+)
+
+VIEWS: Final = (USER_BEHAVIOR, USER_ACTIVITY, USER_WEIGHTS, ITEM_STATS)
+USER_VIEWS: Final = tuple(view for view in VIEWS if view.entity == "user_id")
+
+# The model's dense input `user_features` [batch, F], in this order; NaN is missing.
+# `transforms.user_features` computes them from the views' rows and the request's time, in training and serving.
+MODEL_USER_FEATURES: Final = (
+    "log_events",
+    "log_active_days",
+    "mean_gap_days",
+    "visits_7d",
+    "visits_28d",
+    "visits_90d",
+    "days_since_last_seen",
+    "days_since_first_seen",
+)
+
+
+def view(name: str) -> View:
+    """The view of that name; KeyError names what exists."""
+    for candidate in VIEWS:
+        if candidate.name == name:
+            return candidate
+    raise KeyError(f"no view {name!r}; there are {', '.join(v.name for v in VIEWS)}")

@@ -1,0 +1,45 @@
+"""Settings of data and features, section `[features]`."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class LifecycleSettings(BaseModel):
+    """Thresholds of the lifecycle states, in days; `feature_repo.lifecycle` applies them."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    new_days: float = Field(7, gt=0, description="A user is new for so many days after the first event.")
+    resurrected_days: float = Field(7, gt=0, description="Resurrected for so many days after the return.")
+    at_risk_after_days: float = Field(14, gt=0, description="At risk after so many days without an event.")
+    dormant_after_days: float = Field(30, gt=0, description="Dormant after so many days without an event.")
+    active_min_visits_28d: int = Field(4, ge=1, description="Active from so many active days in 28; casual below.")
+
+
+class FeatureSettings(BaseModel):
+    """How events become features and where features are served from."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    online_store: Literal["sqlite", "redis"] = Field("sqlite", description="Feast's online store.")
+    redis_url: str = Field("redis://127.0.0.1:6379/0", description="Used when online_store is redis.")
+    event_weights: dict[str, float] = Field(
+        default={
+            "view": 1.0,
+            "click": 1.0,
+            "add_to_cart": 2.0,
+            "purchase": 3.0,
+            "rating": 1.0,
+            "return": -1.0,
+            "exposure": 0.0,
+        },
+        description="How much an event of each type says the user likes the item; above 0 is an engagement.",
+    )
+    default_event_weight: float = Field(1.0, description="The weight of event types not listed.")
+    lifecycle: LifecycleSettings = LifecycleSettings()
+
+    def weight(self, event_type: str) -> float:
+        return self.event_weights.get(event_type, self.default_event_weight)

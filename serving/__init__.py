@@ -1,0 +1,1 @@
+"""ACT: the gateway (ranking, decisions, feedback) and the embedded model server."""

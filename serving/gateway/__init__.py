@@ -1,0 +1,1 @@
+"""The gRPC gateway: features and model scores into activation ranking. Never imports TensorFlow."""

@@ -1,0 +1,1 @@
+"""The embedded stand-in for TensorFlow Serving: same wire, same flags, same errors."""

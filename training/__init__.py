@@ -1,0 +1,1 @@
+"""LEARN: examples, models, evaluation, export of a SavedModel. Never imported by serving."""
