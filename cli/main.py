@@ -30,8 +30,7 @@ def configure(
     ] = None,
 ) -> None:
     """Settings come from longtail.toml and LONGTAIL_*; docs/settings.md lists them."""
-    overrides = {} if state_dir is None else {"state_dir": state_dir}
-    context.obj = settings_module.load(**overrides)
+    context.obj = settings_module.load({} if state_dir is None else {"state_dir": state_dir})
 
 
 for group in (data, features, training, model_server, gateway, loadtest):

@@ -41,13 +41,18 @@ class Settings(BaseSettings):
 
     @classmethod
     def settings_customise_sources(
-        cls, settings_cls: type[BaseSettings], **sources: PydanticBaseSettingsSource
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         toml = TomlConfigSettingsSource(settings_cls, Path(os.environ.get(CONFIG_VARIABLE, "longtail.toml")))
-        return sources["init_settings"], sources["env_settings"], toml
+        return init_settings, env_settings, toml
 
 
-def load(*, environ: Mapping[str, str] | None = None, **overrides: Any) -> Settings:
+def load(overrides: Mapping[str, Any] | None = None, *, environ: Mapping[str, str] | None = None) -> Settings:
     """Reads the settings. Raises LongtailError that names the setting, what was given and what is allowed."""
     environ = os.environ if environ is None else environ
     given = environ.get(CONFIG_VARIABLE)
@@ -58,7 +63,7 @@ def load(*, environ: Mapping[str, str] | None = None, **overrides: Any) -> Setti
         if name.startswith(PREFIX) and name.upper() not in known and not _is_open(name.upper(), known):
             raise LongtailError(f"unknown setting {name}{_hint(name, known)}")
     try:
-        return Settings(**overrides)
+        return Settings(**(overrides or {}))
     except (ValidationError, tomllib.TOMLDecodeError) as error:
         raise LongtailError(_explain(error, known)) from error
 
