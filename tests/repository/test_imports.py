@@ -1,0 +1,55 @@
+"""The arrows of ARCHITECTURE.md: who may import whom. An arrow that points back is a failing test."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+ALLOWED: dict[str, set[str]] = {
+    "feature_repo": set(),
+    "training": {"feature_repo", "longtail"},
+    "serving": {"feature_repo", "longtail"},
+    "loadtest": {"longtail"},
+    "cli": {"feature_repo", "training", "serving", "loadtest", "longtail"},
+}
+OURS = {*ALLOWED, "longtail", "tests", "protos"}
+TENSORFLOW = {"tensorflow", "keras", "tensorflow_serving"}
+
+
+def imported_by(path: Path) -> Iterator[str]:
+    """Full names of the modules a file imports, anywhere in it."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+            yield node.module
+
+
+def arrows(package: str) -> Iterator[tuple[str, str]]:
+    for path in sorted((ROOT / package).rglob("*.py")):
+        for name in imported_by(path):
+            yield str(path.relative_to(ROOT)), name
+
+
+@pytest.mark.parametrize("package", sorted(ALLOWED))
+def test_a_package_imports_only_what_its_arrows_allow(package: str) -> None:
+    wrong = [
+        f"{path} imports {name}"
+        for path, name in arrows(package)
+        if (top := name.partition(".")[0]) in OURS - {package} - ALLOWED[package] and top != package
+    ]
+    assert not wrong
+
+
+def test_the_gateway_and_the_features_never_name_tensorflow() -> None:
+    paths = [*arrows("serving/gateway"), *arrows("feature_repo"), *arrows("loadtest")]
+    assert not [f"{path} imports {name}" for path, name in paths if name.partition(".")[0] in TENSORFLOW]
+
+
+def test_the_gateway_and_the_model_server_meet_only_on_the_wire() -> None:
+    assert not [path for path, name in arrows("serving/gateway") if name.startswith("serving.model_server")]
+    assert not [path for path, name in arrows("serving/model_server") if name.startswith("serving.gateway")]

@@ -1,0 +1,61 @@
+"""Settings: an unknown or wrong one refuses to start and says which it is."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cli import settings
+from feature_repo.errors import LongtailError
+
+
+def test_an_unknown_variable_is_named_with_what_was_meant() -> None:
+    with pytest.raises(LongtailError, match=r"LONGTAIL_GATEWAY__ADRESS.*did you mean LONGTAIL_GATEWAY__ADDRESS"):
+        settings.load(environ={"LONGTAIL_GATEWAY__ADRESS": "x"})
+
+
+def test_an_unknown_key_of_the_file_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "longtail.toml").write_text("[gateway]\nadress = 'x'\n")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(LongtailError, match=r"gateway\.adress.*did you mean"):
+        settings.load()
+
+
+def test_a_wrong_value_is_shown_with_what_is_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LONGTAIL_FEATURES__ONLINE_STORE", "cassandra")
+    with pytest.raises(LongtailError, match=r"features\.online_store = 'cassandra'.*'sqlite' or 'redis'"):
+        settings.load()
+
+
+def test_a_broken_file_says_where(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "longtail.toml").write_text("[gateway\n")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(LongtailError, match=r"not valid TOML"):
+        settings.load()
+
+
+def test_the_environment_wins_over_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "longtail.toml").write_text("[gateway]\naddress = '127.0.0.1:1'\nmodel_name = 'from_file'\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LONGTAIL_GATEWAY__ADDRESS", "127.0.0.1:2")
+    gateway = settings.load().gateway
+    assert (gateway.address, gateway.model_name) == ("127.0.0.1:2", "from_file")
+
+
+def test_a_weight_of_a_new_event_type_is_no_unknown_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LONGTAIL_FEATURES__EVENT_WEIGHTS__WISH", "2.5")
+    assert settings.load(environ={"LONGTAIL_FEATURES__EVENT_WEIGHTS__WISH": "2.5"}) is not None
+
+
+def test_the_command_exits_1_for_a_wrong_setting_and_2_for_wrong_usage(tmp_path: Path) -> None:
+    def exit_code(*arguments: str, **environ: str) -> tuple[int, str]:
+        command = [sys.executable, "-m", "cli.main", *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, env=environ, check=False, cwd=tmp_path)
+        return done.returncode, done.stderr
+
+    code, message = exit_code("data", "fetch", "ml-100k", LONGTAIL_STATEDIR="x")
+    assert (code, "LONGTAIL_STATEDIR" in message) == (1, True)
+    assert exit_code("no-such-command")[0] == 2
