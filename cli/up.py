@@ -1,0 +1,147 @@
+"""Command `up`: model server, gateway and its feedback worker in the foreground, one Ctrl-C for all."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import FrameType
+from typing import IO
+
+import typer
+
+from cli.settings import Settings
+from feature_repo.errors import LongtailError
+
+DRAIN_S = 20.0
+STARTUP_S = 90.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """One process of `up`. `target` is what answers grpc.health.v1 once it is ready."""
+
+    name: str
+    command: Sequence[str]
+    target: str
+
+
+class PartError(LongtailError):
+    """A process of `up` ended by itself or did not become ready."""
+
+
+def parts(settings: Settings) -> tuple[Part, Part]:
+    """Model server first: the gateway checks the model's contract when it starts."""
+    longtail = (sys.executable, "-m", "cli.main", "--state-dir", str(settings.state_dir))
+    host, _, port = settings.gateway.model_server.rpartition(":")
+    serve = (
+        "model-server",
+        f"--host={host}",
+        f"--port={port}",
+        "--rest_api_port=0",
+        f"--model_name={settings.gateway.model_name}",
+    )
+    return (
+        Part(name="model-server", command=(*longtail, *serve), target=settings.gateway.model_server),
+        Part(name="gateway", command=(*longtail, "gateway"), target=settings.gateway.address),
+    )
+
+
+@contextmanager
+def running(settings: Settings, *, log: IO[str]) -> Iterator[list[subprocess.Popen[str]]]:
+    """Starts all parts, yields when each is ready, stops them on the way out: the gateway first, so that it drains."""
+    if not any(settings.state.models.glob("[0-9]*")):
+        raise PartError(
+            f"no model under {settings.state.models}; run `make demo`, or `longtail train`, `export`, `publish`"
+        )
+    started: list[subprocess.Popen[str]] = []
+    try:
+        for part in parts(settings):
+            process = _start(part, log)
+            started.append(process)
+            _await_ready(part, process)
+        yield started
+    finally:
+        for process in reversed(started):
+            _stop(process)
+
+
+def _start(part: Part, log: IO[str]) -> subprocess.Popen[str]:
+    process = subprocess.Popen(
+        part.command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    )
+
+    def copy() -> None:
+        assert process.stdout is not None
+        for line in process.stdout:
+            log.write(f"{part.name:>12} | {line}")
+            log.flush()
+
+    threading.Thread(target=copy, name=f"log-{part.name}", daemon=True).start()
+    return process
+
+
+def _await_ready(part: Part, process: subprocess.Popen[str]) -> None:
+    import grpc
+    from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+    deadline = time.monotonic() + STARTUP_S
+    with grpc.insecure_channel(part.target) as channel:
+        stub = health_pb2_grpc.HealthStub(channel)
+        while time.monotonic() < deadline:
+            if (code := process.poll()) is not None:
+                raise PartError(f"{part.name} ended with exit code {code} before it was ready; its log above says why")
+            try:
+                answer = stub.Check(health_pb2.HealthCheckRequest(), timeout=1)
+                if answer.status == health_pb2.HealthCheckResponse.SERVING:
+                    return
+            except grpc.RpcError:
+                pass  # not listening yet
+            time.sleep(0.1)
+    raise PartError(f"{part.name} did not become ready at {part.target} in {STARTUP_S:.0f} s; its log above says why")
+
+
+def _stop(process: subprocess.Popen[str]) -> None:
+    if process.poll() is None:
+        process.terminate()
+        try:
+            process.wait(DRAIN_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def up(context: typer.Context) -> None:
+    """Run model server, gateway and feedback worker until Ctrl-C, with the embedded stores.
+
+    Example: `longtail up`, then in another shell `longtail rank --user 42 --explain`.
+    """
+    settings: Settings = context.obj
+    stop = threading.Event()
+
+    def on_signal(_number: int, _frame: FrameType | None) -> None:
+        stop.set()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, on_signal)
+    with running(settings, log=sys.stderr) as processes:
+        gateway = settings.gateway
+        typer.echo(
+            f"gateway {gateway.address}   model server {gateway.model_server}   metrics {gateway.metrics_address}"
+        )
+        typer.echo("try: longtail rank --user 42 --explain      Ctrl-C drains and stops")
+        while not stop.wait(0.5):
+            for process in processes:
+                if process.poll() is not None:
+                    raise PartError(f"a part ended with exit code {process.returncode}; its log above says why")
+        typer.echo("draining")
+
+
+def register(app: typer.Typer) -> None:
+    """Adds `up`."""
+    app.command()(up)
