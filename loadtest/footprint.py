@@ -113,13 +113,13 @@ def main() -> int:
     options = parser.parse_args()
     rounds = [measure(options.state_dir, requests=options.requests) for _ in range(options.rounds)]
     within = True
-    sys.stdout.write("process        ready s (budget)   resident MB (budget)   medians of %d rounds\n" % options.rounds)
+    sys.stdout.write(f"process        ready s (budget)   resident MB (budget)   medians of {options.rounds} rounds\n")
     for name in ("gateway", "model-server"):
         ready_s = statistics.median(each[name].ready_s for each in rounds)
         resident = statistics.median(each[name].resident_mb for each in rounds)
         within &= ready_s <= READY_BUDGET_S[name] and resident <= RESIDENT_BUDGET_MB[name]
-        line = f"{name:<14} {ready_s:7.2f} ({READY_BUDGET_S[name]:g})      {resident:9.0f} ({RESIDENT_BUDGET_MB[name]:g})\n"
-        sys.stdout.write(line)
+        ready, memory = f"{ready_s:7.2f} ({READY_BUDGET_S[name]:g})", f"{resident:9.0f} ({RESIDENT_BUDGET_MB[name]:g})"
+        sys.stdout.write(f"{name:<14} {ready:<18} {memory}\n")
     return 0 if within else 1
 
 
