@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from cli import settings
+from cli import settings, settings_page
 from feature_repo.errors import LongtailError
 
 
@@ -59,3 +59,12 @@ def test_the_command_exits_1_for_a_wrong_setting_and_2_for_wrong_usage(tmp_path:
     code, message = exit_code("data", "fetch", "ml-100k", LONGTAIL_STATEDIR="x")
     assert (code, "LONGTAIL_STATEDIR" in message) == (1, True)
     assert exit_code("no-such-command")[0] == 2
+
+
+def test_the_settings_page_is_what_the_settings_say() -> None:
+    assert settings_page.PAGE.read_text() == settings_page.page(), "run `python -m cli.settings_page`"
+
+
+def test_each_setting_is_explained() -> None:
+    rows = [line for line in settings_page.page().splitlines() if line.startswith("| `")]
+    assert not [row for row in rows if row.endswith("|  |")]
