@@ -1,0 +1,266 @@
+"""The event log: imports as Parquet, feedback as JSON lines in numbered segments, one row per event_id.
+
+`append` is safe beside other processes (a file lock) and after a crash (a torn last line was never acknowledged
+and is cut off before the next write). Known ids are kept in memory as 64-bit digests: 8 bytes for an imported
+event, about 60 for an appended one.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from feature_repo.errors import LongtailError
+from feature_repo.events import Event
+
+if TYPE_CHECKING:
+    import ibis
+    import numpy as np
+    import numpy.typing as npt
+
+SEGMENT_BYTES = 64 * 1024 * 1024
+
+# Columns of the log as DuckDB types; the fields of Event.
+COLUMNS = {
+    "event_id": "VARCHAR",
+    "user_id": "VARCHAR",
+    "item_id": "VARCHAR",
+    "event_type": "VARCHAR",
+    "event_time": "TIMESTAMPTZ",
+    "value": "DOUBLE",
+    "surface": "VARCHAR",
+    "decision_id": "VARCHAR",
+}
+
+
+class EventLogError(LongtailError):
+    """The log cannot be read or written."""
+
+
+class Position(NamedTuple):
+    """A place in the segments, always at the start of a line."""
+
+    segment: int
+    offset: int
+
+
+START = Position(1, 0)
+
+
+class EventLog:
+    """One log, `directory` being `StateDir.events`. Any thread may call it."""
+
+    def __init__(self, directory: Path, *, segment_bytes: int = SEGMENT_BYTES) -> None:
+        self._directory = directory
+        self._segments = directory / "segments"
+        self._segment_bytes = segment_bytes
+        self._thread_lock = threading.Lock()
+        self._appended: set[int] = set()  # digests of ids in the segments before `_end`
+        self._end = START
+        self._imports = _ImportedIds(directory)
+
+    def append(self, events: Sequence[Event]) -> list[bool]:
+        """Writes the events whose ids are new, and returns once they are on disk: True for each one written.
+
+        Raises EventLogError when the log cannot be written; then none of `events` was acknowledged.
+        """
+        with self._thread_lock:
+            try:
+                with self._file_lock():
+                    return self._append(events)
+            except OSError as error:
+                raise EventLogError(f"cannot write the event log in {self._segments}: {error}") from error
+
+    def read_after(self, position: Position = START, *, limit: int = 1000) -> tuple[list[Event], Position]:
+        """Up to `limit` appended events after `position`, and the position after them. Whole lines only."""
+        events: list[Event] = []
+        for line, after in self._lines(position):
+            event = _decode(line)
+            position = after
+            if event is not None:
+                events.append(event)
+            if len(events) >= limit:
+                break
+        return events, position
+
+    def table(self, con: ibis.BaseBackend) -> ibis.Table:
+        """Every event, one row per event_id (the earliest), with the columns of Event; `con` is DuckDB."""
+        import ibis
+
+        tables = []
+        if imports := self.import_files():
+            tables.append(con.read_parquet([str(file) for file in imports])[list(COLUMNS)])
+        if segments := [str(file) for _, file in self._segment_files() if file.stat().st_size]:
+            # ignore_errors: the last line may be torn; such a line has no event_id and goes below
+            read = con.read_json(segments, columns=dict(COLUMNS), format="newline_delimited", ignore_errors=True)
+            tables.append(read.filter(read.event_id.notnull())[list(COLUMNS)])
+        schema = {name: _IBIS_TYPES[kind] for name, kind in COLUMNS.items()}
+        if not tables:
+            return ibis.memtable([], schema=ibis.schema(schema))
+        every = ibis.union(*tables).cast(schema)
+        if len(tables) == 1 and len(imports) == 1:
+            return every  # an import is free of duplicates already
+        first = ibis.row_number().over(
+            group_by="event_id", order_by=["event_time", "user_id", "item_id", "event_type", "value"]
+        )
+        return every.mutate(_occurrence=first).filter(ibis._._occurrence == 0).drop("_occurrence")
+
+    def import_files(self) -> list[Path]:
+        """The Parquet file of each imported source."""
+        return sorted(self._directory.glob("*.parquet"))
+
+    def segment_files(self) -> list[Path]:
+        """The segments, oldest first."""
+        return [file for _, file in self._segment_files()]
+
+    def _append(self, events: Sequence[Event]) -> list[bool]:
+        self._catch_up()
+        imported = self._imports.digests()
+        taken: list[bool] = []
+        lines: list[bytes] = []
+        fresh: set[int] = set()
+        for event in events:
+            digest = _digest(event.event_id)
+            is_new = not (digest in self._appended or digest in fresh or _contains(imported, digest))
+            taken.append(is_new)
+            if is_new:
+                fresh.add(digest)
+                lines.append(_encode(event))
+        if lines:
+            self._write(b"".join(lines))
+        self._appended |= fresh
+        return taken
+
+    @contextmanager
+    def _file_lock(self) -> Iterator[None]:
+        self._segments.mkdir(parents=True, exist_ok=True)
+        with (self._segments / ".lock").open("ab") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+    def _catch_up(self) -> None:
+        """Learns the ids that other processes wrote since, and cuts off a torn last line."""
+        for line, after in self._lines(self._end):
+            event_id = _event_id(line)
+            if event_id is not None:
+                self._appended.add(_digest(event_id))
+            self._end = after
+        file = self._file(self._end.segment)
+        if file.exists() and file.stat().st_size > self._end.offset:
+            os.truncate(file, self._end.offset)
+
+    def _write(self, data: bytes) -> None:
+        segment, offset = self._end
+        if offset >= self._segment_bytes:
+            segment, offset = segment + 1, 0
+        with self._file(segment).open("ab") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        if offset == 0:
+            _fsync_directory(self._segments)
+        self._end = Position(segment, offset + len(data))
+
+    def _lines(self, position: Position) -> Iterator[tuple[bytes, Position]]:
+        """Whole lines after `position` with the position after each, across segments."""
+        for segment, file in self._segment_files():
+            if segment < position.segment:
+                continue
+            offset = position.offset if segment == position.segment else 0
+            with file.open("rb") as lines:
+                lines.seek(offset)
+                for line in lines:
+                    if not line.endswith(b"\n"):
+                        break
+                    offset += len(line)
+                    yield line, Position(segment, offset)
+
+    def _file(self, segment: int) -> Path:
+        return self._segments / f"{segment:012d}.jsonl"
+
+    def _segment_files(self) -> list[tuple[int, Path]]:
+        return sorted((int(file.stem), file) for file in self._segments.glob("*.jsonl") if file.stem.isdecimal())
+
+
+class _ImportedIds:
+    """Digests of the ids in the imports' Parquet, read again when an import changed."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._seen: tuple[tuple[str, int, int], ...] = ()
+        self._digests: npt.NDArray[np.uint64] | None = None
+
+    def digests(self) -> npt.NDArray[np.uint64] | None:
+        """Sorted; None when there is no import."""
+        files = sorted(self._directory.glob("*.parquet"))
+        seen = tuple((file.name, (stat := file.stat()).st_mtime_ns, stat.st_size) for file in files)
+        if seen != self._seen:
+            self._digests = _read_digests(files) if files else None
+            self._seen = seen
+        return self._digests
+
+
+def _read_digests(files: list[Path]) -> npt.NDArray[np.uint64]:
+    import duckdb
+    import numpy as np
+
+    with duckdb.connect() as con:
+        try:
+            paths = [str(file) for file in files]
+            rows = con.execute("SELECT md5_number_lower(event_id) AS digest FROM read_parquet($1)", [paths])
+            return np.sort(np.asarray(rows.fetchnumpy()["digest"], dtype=np.uint64))
+        except duckdb.Error as error:
+            raise EventLogError(f"cannot read the imported events {', '.join(paths)}: {error}") from error
+
+
+def _contains(known: npt.NDArray[np.uint64] | None, digest: int) -> bool:
+    if known is None:
+        return False
+    import numpy as np
+
+    place = int(np.searchsorted(known, np.uint64(digest)))
+    return place < len(known) and int(known[place]) == digest
+
+
+def _digest(event_id: str) -> int:
+    """DuckDB's md5_number_lower."""
+    return int.from_bytes(hashlib.md5(event_id.encode(), usedforsecurity=False).digest()[8:], "little")
+
+
+def _encode(event: Event) -> bytes:
+    row = asdict(event) | {"event_time": event.event_time.isoformat()}
+    return json.dumps(row, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
+
+
+def _decode(line: bytes) -> Event | None:
+    """None for a line that is no event: only a damaged disk makes one."""
+    try:
+        row: dict[str, Any] = json.loads(line)
+        return Event(**row | {"event_time": datetime.fromisoformat(row["event_time"])})
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def _event_id(line: bytes) -> str | None:
+    event = _decode(line)
+    return None if event is None else event.event_id
+
+
+def _fsync_directory(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+_IBIS_TYPES = {"VARCHAR": "string", "DOUBLE": "float64", "TIMESTAMPTZ": "timestamp('UTC', 6)"}
