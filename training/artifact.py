@@ -1,0 +1,106 @@
+"""The trained model on disk: weights, the ids its rows stand for, and what it was trained on."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from feature_repo.errors import LongtailError
+from training.model import ModelShape, Recommender, build
+from training.vocabulary import FIRST_ROW, UNKNOWN
+
+FORMAT = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainedModel:
+    """A model that can be evaluated and exported without the log it came from."""
+
+    version: int  # UTC time of the training run, YYYYMMDDHHMMSS
+    recommender: Recommender
+    item_ids: np.ndarray  # str [items]; item k is row FIRST_ROW + k
+    event_types: np.ndarray  # str [types]; type k is row FIRST_ROW + k
+    user_ids: np.ndarray  # str [users]; user k is row 1 + k of δ
+    popularity: np.ndarray  # float32 [rows, P], at the end of the training window
+    window_us: tuple[int, int]  # first event, and the cut: events strictly before it
+    metrics: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def shape(self) -> ModelShape:
+        return self.recommender.model_shape
+
+    def user_weights(self, users: np.ndarray | None = None) -> np.ndarray:
+        """δ_u and b_u, float32 [users, width + 1]."""
+        table = np.asarray(self.recommender.user_weights.get_weights()[0])[1:]
+        return table if users is None else table[users]
+
+
+def settle_unknown_item(recommender: Recommender) -> None:
+    """Gives the row of unknown items the mean of the known ones: an item of which nothing is known."""
+    for layer in (recommender.items, recommender.item_bias):
+        table = np.array(layer.get_weights()[0])
+        table[UNKNOWN] = table[FIRST_ROW:].mean(axis=0)
+        layer.set_weights([table])
+
+
+def save(model: TrainedModel, directory: Path) -> None:
+    """Writes the model; the directory appears whole or not at all."""
+    draft = directory.with_name(f".{directory.name}.draft")
+    shutil.rmtree(draft, ignore_errors=True)
+    draft.mkdir(parents=True)
+    model.recommender.save_weights(str(draft / "model.weights.h5"))
+    np.savez_compressed(
+        draft / "tables.npz",
+        item_ids=model.item_ids.astype(str),
+        event_types=model.event_types.astype(str),
+        user_ids=model.user_ids.astype(str),
+        popularity=model.popularity,
+    )
+    described = {
+        "format": FORMAT,
+        "version": model.version,
+        "shape": asdict(model.shape),
+        "window_us": model.window_us,
+        "metrics": model.metrics,
+    }
+    (draft / "model.json").write_text(json.dumps(described, indent=2))
+    shutil.rmtree(directory, ignore_errors=True)
+    os.rename(draft, directory)
+
+
+def load(directory: Path) -> TrainedModel:
+    """Reads the model. Raises LongtailError when there is none or it is of another format."""
+    try:
+        described = json.loads((directory / "model.json").read_text())
+    except (OSError, ValueError) as error:
+        raise LongtailError(f"there is no trained model in {directory}; run `longtail train` first") from error
+    if described.get("format") != FORMAT:
+        raise LongtailError(
+            f"the model in {directory} has format {described.get('format')!r}, this version reads {FORMAT}; "
+            "run `longtail train` again"
+        )
+    recommender = build(ModelShape(**described["shape"]))
+    recommender.load_weights(str(directory / "model.weights.h5"))
+    with np.load(directory / "tables.npz") as tables:
+        return TrainedModel(
+            version=described["version"],
+            recommender=recommender,
+            item_ids=tables["item_ids"].astype(object),
+            event_types=tables["event_types"].astype(object),
+            user_ids=tables["user_ids"].astype(object),
+            popularity=tables["popularity"],
+            window_us=(described["window_us"][0], described["window_us"][1]),
+            metrics=described["metrics"],
+        )
+
+
+def reset_seeds(seed: int) -> None:
+    """Seeds Keras, NumPy and Python."""
+    keras.utils.set_random_seed(seed)

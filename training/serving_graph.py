@@ -1,0 +1,110 @@
+"""The model as TensorFlow Serving runs it: string ids in, lookup in the graph, scores out. Imports TensorFlow."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import tensorflow as tf
+
+from training.artifact import TrainedModel
+from training.model import EncodedUser
+from training.vocabulary import FIRST_ROW, PADDING, UNKNOWN
+
+UNSEEN_SCORE = -1e9
+
+
+class ServingGraph(tf.Module):
+    """`rank`, `retrieve` and `encode_user`. Batch first in every input and output; nothing is scalar."""
+
+    def __init__(self, model: TrainedModel, *, retrieve_k: int) -> None:
+        super().__init__(name="longtail")
+        self._model = model.recommender
+        self._variables = list(model.recommender.variables)
+        self._version = tf.constant(model.version, tf.int64)
+        self._items = _table([str(item) for item in model.item_ids])
+        self._types = _table([str(event_type) for event_type in model.event_types])
+        self._item_ids = tf.constant(["", ""] + [str(item) for item in model.item_ids])  # [rows]
+        self._popularity = tf.constant(model.popularity)  # [rows, P]
+        self._k = min(retrieve_k, len(model.item_ids))
+        self._length = model.shape.history_length
+        self._width = model.shape.embedding_size
+        self._num_features = model.shape.num_user_features
+
+    def signatures(self) -> dict[str, Any]:
+        """The signatures to save, by name; `rank` and `serving_default` are one function."""
+        user = self.user_specs()
+        candidates = tf.TensorSpec([None, None], tf.string, name="candidate_item_ids")
+        rank = tf.function(self.rank).get_concrete_function(**user, candidate_item_ids=candidates)
+        return {
+            "serving_default": rank,
+            "rank": rank,
+            "retrieve": tf.function(self.retrieve).get_concrete_function(**user),
+            "encode_user": tf.function(self.encode_user).get_concrete_function(**user),
+        }
+
+    def user_specs(self) -> dict[str, tf.TensorSpec]:
+        shapes = {
+            "history_item_ids": ([None, self._length], tf.string),
+            "history_event_types": ([None, self._length], tf.string),
+            "history_age_s": ([None, self._length], tf.float32),
+            "user_features": ([None, self._num_features], tf.float32),
+            "user_weights": ([None, self._width + 1], tf.float32),
+            "user_weights_version": ([None], tf.int64),
+        }
+        return {name: tf.TensorSpec(shape, dtype, name=name) for name, (shape, dtype) in shapes.items()}
+
+    def rank(self, candidate_item_ids: tf.Tensor, **user_inputs: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Calibrated probabilities [batch, candidates]; 0 where the candidate id is empty."""
+        user, _ = self._encode(user_inputs)
+        rows = self._items.lookup(candidate_item_ids)  # [batch, candidates]
+        vectors = self._model.items(rows)
+        popularity = tf.gather(self._popularity, rows)
+        weights = self._user_weights(user_inputs)
+        logits = self._model.rank_logits(user, rows, vectors, popularity, weights)
+        return {"scores": tf.where(rows == PADDING, 0.0, self._model.probability(logits))}
+
+    def retrieve(self, **user_inputs: tf.Tensor) -> dict[str, tf.Tensor]:
+        """The K best of the catalogue that are not in the history, best first; ids "" where there are fewer."""
+        user, history = self._encode(user_inputs)
+        logits = self._catalogue_logits(user)
+        batch = tf.shape(history)[0]
+        index = tf.stack([tf.repeat(tf.range(batch), self._length), tf.reshape(history, [-1])], axis=1)
+        logits = tf.tensor_scatter_nd_min(logits, index, tf.fill([batch * self._length], UNSEEN_SCORE))
+        top = tf.math.top_k(logits[:, FIRST_ROW:], k=self._k)
+        is_seen = top.values <= UNSEEN_SCORE
+        ids = tf.gather(self._item_ids, top.indices + FIRST_ROW)
+        return {
+            "item_ids": tf.where(is_seen, "", ids),
+            "scores": tf.where(is_seen, 0.0, self._model.probability(top.values)),
+        }
+
+    def encode_user(self, **user_inputs: tf.Tensor) -> dict[str, tf.Tensor]:
+        """The user's embedding [batch, width]."""
+        return {"embedding": self._encode(user_inputs)[0].embedding}
+
+    def _encode(self, user_inputs: dict[str, tf.Tensor]) -> tuple[EncodedUser, tf.Tensor]:
+        history = self._items.lookup(user_inputs["history_item_ids"])  # [batch, history]
+        inputs = {
+            "history_items": history,
+            "history_types": self._types.lookup(user_inputs["history_event_types"]),
+            "history_age_s": user_inputs["history_age_s"],
+            "user_features": user_inputs["user_features"],
+        }
+        return self._model.encode(inputs), history
+
+    def _user_weights(self, user_inputs: dict[str, tf.Tensor]) -> tf.Tensor:
+        """δ_u and b_u, 0 where they belong to another model."""
+        is_own = user_inputs["user_weights_version"] == self._version
+        return tf.where(is_own[:, None], user_inputs["user_weights"], 0.0)
+
+    def _catalogue_logits(self, user: EncodedUser) -> tf.Tensor:
+        bias = self._model.item_bias.embeddings[:, 0]
+        dots = tf.matmul(user.embedding, self._model.items.embeddings, transpose_b=True)
+        return dots + bias + tf.matmul(user.popularity_weights, self._popularity, transpose_b=True)
+
+
+def _table(ids: list[str]) -> tf.lookup.StaticHashTable:
+    """id → row: "" is padding, an id that is not listed is unknown."""
+    keys = tf.constant(["", *ids])
+    rows = tf.constant([PADDING, *range(FIRST_ROW, FIRST_ROW + len(ids))], tf.int32)
+    return tf.lookup.StaticHashTable(tf.lookup.KeyValueTensorInitializer(keys, rows), UNKNOWN)
