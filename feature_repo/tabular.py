@@ -1,0 +1,151 @@
+"""Parquet and CSV files of any size as DuckDB relations."""
+
+# ruff: noqa: S608  every name and text in the SQL goes through tabular.quoted and tabular.literal
+from __future__ import annotations
+
+import glob
+import tempfile
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import duckdb
+
+from feature_repo.errors import LongtailError
+
+Report = Callable[[str, float], None]  # a step's name and how much of it is done, 0 to 1
+
+_PARQUET = (".parquet", ".pq")
+_CSV = (".csv", ".tsv", ".txt", ".csv.gz", ".tsv.gz", ".csv.zst")
+
+
+class DataError(LongtailError):
+    """What was given cannot be taken as data."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Relation:
+    """Something to scan: `sql` stands after FROM, `columns` maps names to DuckDB types."""
+
+    sql: str
+    columns: Mapping[str, str]
+    origin: str  # for people
+
+    def column(self, name: str) -> str:
+        """The quoted column of that name, whatever its case. Raises DataError that names what exists."""
+        matches = [column for column in self.columns if column == name] or [
+            column for column in self.columns if column.lower() == name.lower()
+        ]
+        if len(matches) != 1:
+            raise DataError(f"{self.origin} has no column {name!r}; it has {', '.join(self.columns)}")
+        return quoted(matches[0])
+
+    def type_of(self, name: str) -> str:
+        """The DuckDB type of a column."""
+        return self.columns[self.column(name)[1:-1].replace('""', '"')]
+
+
+def silent(_step: str, _fraction: float) -> None:
+    """Reports to nobody."""
+
+
+def quoted(name: str) -> str:
+    """An SQL identifier."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def literal(value: str) -> str:
+    """An SQL string."""
+    return "'" + value.replace("'", "''") + "'"
+
+
+@contextmanager
+def scratch_database(directory: Path) -> Iterator[duckdb.DuckDBPyConnection]:
+    """A DuckDB on disk below `directory`, removed at the end: what does not fit in memory goes there."""
+    directory.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".scratch-", dir=directory) as folder:
+        con = duckdb.connect(str(Path(folder) / "scratch.duckdb"))
+        try:
+            con.execute("SET TimeZone = 'UTC'; SET enable_progress_bar = true; SET enable_progress_bar_print = false")
+            yield con
+        finally:
+            con.close()
+
+
+def open_files(con: duckdb.DuckDBPyConnection, pattern: str) -> Relation:
+    """The Parquet or CSV file, all such files of a folder, or all that match a glob, as one relation."""
+    files = _find_files(pattern)
+    kinds = {_kind(file) for file in files}
+    if len(kinds) != 1:
+        raise DataError(f"{pattern} mixes Parquet and CSV files; import them one kind at a time")
+    kind = kinds.pop()
+    listed = "[" + ", ".join(literal(str(file)) for file in files) + "]"
+    if kind == "parquet":
+        sql = f"read_parquet({listed}, union_by_name = true)"
+    else:
+        # text only: a bad value is refused row by row later, a malformed line is kept in reject_errors
+        sql = (
+            f"read_csv({listed}, header = true, all_varchar = true, union_by_name = true, store_rejects = true, "
+            "rejects_limit = 0)"
+        )
+    try:
+        described = con.execute(f"DESCRIBE SELECT * FROM {sql}").fetchall()
+    except duckdb.Error as error:
+        hint = "is it Parquet?" if kind == "parquet" else "is it UTF-8 text with one header line?"
+        raise DataError(f"{pattern} cannot be read as {kind.upper()}: {_first_line(error)}; {hint}") from error
+    return Relation(sql=sql, columns={row[0]: row[1] for row in described}, origin=pattern)
+
+
+def run(con: duckdb.DuckDBPyConnection, sql: str, parameters: Mapping[str, Any], *, step: str, report: Report) -> None:
+    """Executes a long statement and reports its progress. DuckDB's errors come out as DataError."""
+    failures: list[Exception] = []
+
+    def execute() -> None:
+        try:
+            con.execute(sql, dict(parameters))
+        except duckdb.Error as error:
+            failures.append(error)
+
+    worker = threading.Thread(target=execute, name="duckdb")
+    worker.start()
+    while worker.is_alive():
+        worker.join(0.2)
+        report(step, max(con.query_progress(), 0.0) / 100)
+    if failures:
+        raise DataError(f"cannot {step}: {_first_line(failures[0])}") from failures[0]
+    report(step, 1.0)
+
+
+def _find_files(pattern: str) -> list[Path]:
+    path = Path(pattern)
+    if path.is_file():
+        return [path]
+    if path.is_dir():
+        found = sorted(file for file in path.rglob("*") if file.name.lower().endswith(_PARQUET + _CSV))
+        if not found:
+            raise DataError(f"{pattern} is a folder without a file of {', '.join(_PARQUET + _CSV)}")
+        return found
+    found = sorted(Path(name) for name in glob.glob(pattern, recursive=True) if Path(name).is_file())  # noqa: PTH207  absolute too
+    if not found:
+        raise DataError(f"there is no file, folder or match for {pattern!r}; is the path right?")
+    return found
+
+
+def _kind(file: Path) -> str:
+    if file.name.lower().endswith(_PARQUET):
+        return "parquet"
+    if file.name.lower().endswith(_CSV):
+        return "csv"
+    with file.open("rb") as start:
+        if start.read(4) == b"PAR1":
+            return "parquet"
+    raise DataError(
+        f"{file} is neither Parquet nor CSV by its name; its name must end in one of {', '.join(_PARQUET + _CSV)}"
+    )
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0]
