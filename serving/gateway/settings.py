@@ -2,15 +2,56 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from pydantic import BaseModel, ConfigDict, Field
+
+
+class StageShares(BaseModel):
+    """How one deadline is split. What a stage does not use goes to the next; the rest is for policy and encoding."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    features: float = Field(0.25, gt=0, lt=1, description="Reading the user's rows.")
+    candidates: float = Field(0.25, gt=0, lt=1, description="Retrieval by the model.")
+    score: float = Field(0.35, gt=0, lt=1, description="Scoring by the model.")
+    decision_log: float = Field(0.1, gt=0, lt=1, description="Making a randomised decision durable.")
 
 
 class GatewaySettings(BaseModel):
     """Addresses, budgets and limits of the gRPC gateway."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
     address: str = Field("127.0.0.1:50051", description="Where the gateway listens.")
     metrics_address: str = Field("127.0.0.1:9464", description="Where Prometheus scrapes; empty turns it off.")
+    share_port: bool = Field(False, description="Let several gateways listen on one port (SO_REUSEPORT).")
+    drain_s: float = Field(10, ge=0, description="How long calls in flight may take after SIGTERM.")
+
     model_server: str = Field("127.0.0.1:8500", description="TensorFlow Serving, or the embedded stand-in.")
     model_name: str = Field("longtail", description="The model's name there.")
+    model_version_label: str = Field("", description='Ask for this label, such as "stable"; empty asks for the latest.')
+    contract_path: Path | None = Field(None, description="contract.json; default: the newest published model's.")
+    model_check_s: float = Field(2, gt=0, description="How often the model's signatures are compared with it.")
+
+    permits: int = Field(64, ge=1, description="Rankings at a time; one more is refused at once.")
+    batch_permits: int = Field(32, ge=0, description="How many of them calls of priority BATCH may hold.")
+    feedback_permits: int = Field(64, ge=1, description="RecordEvents calls at a time.")
+    retry_after_ms: int = Field(50, ge=1, description="The delay that a refused caller is told.")
+    default_deadline_ms: int = Field(1000, ge=1, description="For callers that set none.")
+    max_deadline_ms: int = Field(5000, ge=1, description="A longer deadline of the caller is cut to this.")
+    stages: StageShares = StageShares()
+
+    allow_replay: bool = Field(False, description="Accept `now` in requests, to replay past decisions.")
+    policy_path: Path | None = Field(None, description="policy.toml; default: the one shipped.")
+    policy_check_s: float = Field(2, gt=0, description="How often that file is looked at; SIGHUP reloads at once.")
+    candidates_per_source: int = Field(200, ge=1, le=500, description="How many items POPULAR and FRESH name each.")
+    item_check_s: float = Field(10, gt=0, description="How often the item statistics file is looked at.")
+    remembered_users: int = Field(2_000, ge=0, description="Rows kept for when the feature store fails.")
+
+    decision_queue: int = Field(10_000, ge=1, description="Decisions waiting to be written; more are refused.")
+    decision_segment_mb: int = Field(64, ge=1, description="A segment of the decision log is closed at this size.")
+    decision_fsync: bool = Field(True, description="Survive a crash of the machine, not only of the process.")
+
+    follow_feedback: bool = Field(True, description="Apply recorded events to the online store in this process.")
+    follow_poll_ms: int = Field(100, ge=1, description="How often the event log is looked at for new events.")

@@ -1,0 +1,119 @@
+"""Everything that can go wrong, once: refusals with their gRPC code, and dependencies that failed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import ClassVar, Final
+
+import grpc
+
+from feature_repo.errors import LongtailError
+
+
+class Cause(StrEnum):
+    """Why a dependency did not answer in full."""
+
+    TIMEOUT = "timeout"
+    UNAVAILABLE = "unavailable"
+    BAD_ANSWER = "bad_answer"
+    CONTRACT_MISMATCH = "contract_mismatch"
+    QUEUE_FULL = "queue_full"
+    DISK = "disk"
+
+
+class DependencyError(LongtailError):
+    """A call to a dependency failed or was late; the failure policy decides what follows."""
+
+    dependency: ClassVar[str]
+
+    def __init__(self, cause: Cause, detail: str) -> None:
+        super().__init__(f"{self.dependency}: {cause}: {detail}")
+        self.cause = cause
+        self.detail = detail
+
+
+class FeaturesError(DependencyError):
+    dependency = "features"
+
+
+class CandidatesError(DependencyError):
+    dependency = "candidates"
+
+
+class ModelError(DependencyError):
+    dependency = "model"
+
+
+class DecisionLogError(DependencyError):
+    dependency = "decision_log"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Violation:
+    """One field of a request that is out of its range."""
+
+    field: str
+    description: str
+
+
+class RefusalError(LongtailError):
+    """A call that gets no answer. `reason` is for programs, the message for people."""
+
+    reason: ClassVar[str]
+
+    def __init__(self, message: str, **metadata: str) -> None:
+        super().__init__(message)
+        self.metadata: Mapping[str, str] = metadata
+
+
+class InvalidRequestError(RefusalError):
+    reason = "INVALID_REQUEST"
+
+    def __init__(self, violations: list[Violation]) -> None:
+        first = violations[0]
+        more = f" (and {len(violations) - 1} more)" if len(violations) > 1 else ""
+        super().__init__(f"{first.field}: {first.description}{more}", field=first.field)
+        self.violations = tuple(violations)
+
+
+class UnreadableRequestError(RefusalError):
+    reason = "UNREADABLE_REQUEST"
+
+
+class ReplayForbiddenError(RefusalError):
+    reason = "REPLAY_NOT_ALLOWED"
+
+
+class OverloadedError(RefusalError):
+    reason = "NO_PERMIT"
+
+    def __init__(self, *, permits: int, retry_after_s: float) -> None:
+        super().__init__(f"all {permits} permits are taken; retry in {retry_after_s:g} s", permits=str(permits))
+        self.retry_after_s = retry_after_s
+
+
+class DeadlineError(RefusalError):
+    reason = "DEADLINE_PASSED"
+
+
+class NotFullError(RefusalError):
+    """The caller set require_full and a dependency could not answer."""
+
+    reason = "DEPENDENCY_FAILED"
+
+
+class FeedbackError(RefusalError):
+    reason = "EVENT_LOG_FAILED"
+
+
+CODES: Final[Mapping[type[RefusalError], grpc.StatusCode]] = {
+    InvalidRequestError: grpc.StatusCode.INVALID_ARGUMENT,
+    UnreadableRequestError: grpc.StatusCode.INVALID_ARGUMENT,
+    ReplayForbiddenError: grpc.StatusCode.PERMISSION_DENIED,
+    OverloadedError: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    DeadlineError: grpc.StatusCode.DEADLINE_EXCEEDED,
+    NotFullError: grpc.StatusCode.UNAVAILABLE,
+    FeedbackError: grpc.StatusCode.UNAVAILABLE,
+}

@@ -1,0 +1,101 @@
+"""Item statistics in memory: one numpy column per statistic, one row per item."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from serving.gateway.domain import Floats, ItemId, Source
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ItemTable:
+    """Immutable; a newer one replaces it whole. Each statistic ends with the unknown item, as cold as can be."""
+
+    index: Mapping[str, int]
+    ids: tuple[ItemId, ...]
+    titles: tuple[str, ...]
+    novelty: Floats  # [items + 1], 1 is the item fewest users engaged with
+    popularity: Floats  # [items + 1], share of items with fewer engagements
+    freshness: Floats  # [items + 1], share of items first seen earlier
+    withdrawn: npt.NDArray[np.bool_]  # [items]
+    by_popularity: npt.NDArray[np.intp]  # [items], best first
+    by_freshness: npt.NDArray[np.intp]  # [items], newest first
+
+    @classmethod
+    def of(cls, columns: Mapping[str, Sequence[object]]) -> ItemTable:
+        """From the columns of the view `item_stats`."""
+        ids = tuple(ItemId(str(item_id)) for item_id in columns["item_id"])
+        withdrawn = np.asarray([bool(value) for value in columns["withdrawn"]], bool)  # [items]
+        popularity = np.nan_to_num(_floats(columns["popularity_percentile"]))  # [items]
+        freshness = _percentiles(np.nan_to_num(_floats(columns["first_seen_unix_s"]), nan=0.0))  # [items]
+        return cls(
+            index={item_id: row for row, item_id in enumerate(ids)},
+            ids=ids,
+            titles=tuple(str(title or "") for title in columns["title"]),
+            novelty=np.append(_share_of_most(_floats(columns["novelty_bits"])), 1.0),
+            popularity=np.append(popularity, 0.0),
+            freshness=np.append(freshness, 0.0),
+            withdrawn=withdrawn,
+            by_popularity=_best_first(popularity, withdrawn),
+            by_freshness=_best_first(freshness, withdrawn),
+        )
+
+    @classmethod
+    def empty(cls) -> ItemTable:
+        names = ("item_id", "withdrawn", "popularity_percentile", "first_seen_unix_s", "title", "novelty_bits")
+        return cls.of(dict.fromkeys(names, ()))
+
+    def top(self, source: Source, count: int) -> tuple[ItemId, ...]:
+        """The first items of POPULAR or FRESH that are not withdrawn."""
+        order = self.by_popularity if source is Source.POPULAR else self.by_freshness
+        return tuple(self.ids[row] for row in order[:count])
+
+    def prior(self, source: Source, item_ids: Iterable[ItemId]) -> Floats:
+        """What stands for the model's score when there is none, in [0, 1]."""
+        column = self.popularity if source is Source.POPULAR else self.freshness
+        return column[self._rows(item_ids)]
+
+    def novelty_of(self, item_ids: Iterable[ItemId]) -> Floats:
+        return self.novelty[self._rows(item_ids)]
+
+    def is_withdrawn(self, item_id: ItemId) -> bool:
+        row = self.index.get(item_id)
+        return row is not None and bool(self.withdrawn[row])
+
+    def title(self, item_id: ItemId) -> str:
+        row = self.index.get(item_id)
+        return "" if row is None else self.titles[row]
+
+    def _rows(self, item_ids: Iterable[ItemId]) -> npt.NDArray[np.intp]:
+        return np.asarray([self.index.get(item_id, -1) for item_id in item_ids], np.intp)  # [candidates]
+
+
+def _floats(values: Sequence[object]) -> Floats:
+    return np.asarray([np.nan if value is None else value for value in values], np.float64)
+
+
+def _share_of_most(bits: Floats) -> Floats:
+    most = float(np.nanmax(bits)) if np.isfinite(bits).any() else 0.0
+    shares = bits / most if most > 0 else np.ones_like(bits)
+    return np.clip(np.nan_to_num(shares, nan=1.0), 0.0, 1.0)
+
+
+def _percentiles(values: Floats) -> Floats:
+    """Share of values that are smaller, ties half.
+
+    >>> _percentiles(np.array([3.0, 1.0, 1.0, 9.0])).tolist()
+    [0.625, 0.25, 0.25, 0.875]
+    """
+    ordered = np.sort(values)
+    below = np.searchsorted(ordered, values, side="left")
+    through = np.searchsorted(ordered, values, side="right")
+    return (below + through) / (2.0 * max(len(values), 1))
+
+
+def _best_first(values: Floats, withdrawn: npt.NDArray[np.bool_]) -> npt.NDArray[np.intp]:
+    order = np.argsort(-values, kind="stable")
+    return order[~withdrawn[order]]

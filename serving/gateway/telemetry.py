@@ -1,0 +1,74 @@
+"""What Prometheus sees of the gateway."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from serving.gateway.domain import Ranking
+
+SECONDS: Final = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
+AGES_S: Final = (1, 10, 60, 600, 3600, 6 * 3600, 86_400, 7 * 86_400, 30 * 86_400)
+
+
+class Telemetry:
+    """The metrics of one gateway, in a registry of their own."""
+
+    def __init__(self) -> None:
+        self.registry = registry = CollectorRegistry()
+        self.requests = Counter(
+            "longtail_requests", "Calls answered, by gRPC status.", ["method", "code"], registry=registry
+        )
+        self.request_s = Histogram(
+            "longtail_request_seconds", "Time to answer.", ["method"], buckets=SECONDS, registry=registry
+        )
+        self.stage_s = Histogram(
+            "longtail_stage_seconds",
+            "Time of a stage, by the user's state.",
+            ["stage", "state"],
+            buckets=SECONDS,
+            registry=registry,
+        )
+        self.degraded = Counter(
+            "longtail_degraded", "Answers degraded, by cause.", ["dependency", "cause"], registry=registry
+        )
+        self.dropped = Counter(
+            "longtail_candidates_dropped", "Candidates not ranked, by reason.", ["reason"], registry=registry
+        )
+        self.explored = Counter(
+            "longtail_items_explored", "Items that exploration placed.", ["state"], registry=registry
+        )
+        self.feature_status = Counter(
+            "longtail_feature_reads", "Feature groups read, by status.", ["group", "status"], registry=registry
+        )
+        self.feature_age_s = Histogram(
+            "longtail_feature_age_seconds", "Age of the rows read.", ["group"], buckets=AGES_S, registry=registry
+        )
+        self.events = Counter(
+            "longtail_events", "Events received, by what became of them.", ["status"], registry=registry
+        )
+        self.events_applied = Counter("longtail_events_applied", "Events applied online.", registry=registry)
+        self.event_delay_s = Histogram(
+            "longtail_event_visible_seconds", "From the log to the online store.", buckets=SECONDS, registry=registry
+        )
+        self.permits_taken = Gauge("longtail_permits_taken", "Calls in flight.", ["service"], registry=registry)
+        self.model_version = Gauge("longtail_model_version", "Version checked; 0 for none.", registry=registry)
+        self.policy = Gauge("longtail_policy_info", "1 for the policy in force.", ["version"], registry=registry)
+        self.items = Gauge("longtail_items", "Items in memory.", registry=registry)
+        self.decisions_written = Counter("longtail_decisions_written", "Lines of the decision log.", registry=registry)
+        self.decisions_lost = Counter("longtail_decisions_lost", "Decisions not written.", ["cause"], registry=registry)
+
+    def observe(self, ranking: Ranking) -> None:
+        state = ranking.user.state.value
+        for stage, us in ranking.timings_us.items():
+            self.stage_s.labels(stage, state).observe(us / 1e6)
+        for degradation in ranking.degradations:
+            self.degraded.labels(degradation.dependency, degradation.cause).inc()
+        for reason, count in ranking.dropped.items():
+            self.dropped.labels(reason.value).inc(count)
+        for group in ranking.groups.values():
+            self.feature_status.labels(group.name, group.status.value).inc()
+            if group.age_s is not None:
+                self.feature_age_s.labels(group.name).observe(group.age_s)
+        self.explored.labels(state).inc(sum(item.is_exploration for item in ranking.items))

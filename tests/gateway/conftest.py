@@ -1,0 +1,73 @@
+"""A gateway over real gRPC with fakes behind it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+import pytest
+
+from longtail.activation.v1 import activation_pb2_grpc, feedback_pb2_grpc
+from serving.gateway.app import Gateway, build
+from serving.gateway.feedback import Feedback
+from serving.gateway.policy_book import PolicyBook
+from serving.gateway.settings import GatewaySettings
+from serving.gateway.telemetry import Telemetry
+from tests.gateway.fakes import NOW_S, World
+
+
+@dataclass(kw_only=True)
+class Running:
+    """A gateway that answers, and a client's stubs."""
+
+    gateway: Gateway
+    channel: grpc.aio.Channel
+    activation: activation_pb2_grpc.ActivationServiceAsyncStub
+    feedback: feedback_pb2_grpc.FeedbackServiceAsyncStub
+    telemetry: Telemetry
+
+    def metric(self, name: str, **labels: str) -> float:
+        return self.telemetry.registry.get_sample_value(name, labels) or 0.0
+
+
+Start = Callable[..., Awaitable[Running]]
+
+
+@pytest.fixture
+async def start() -> AsyncIterator[Start]:
+    """Starts gateways on free ports; drains them at the end."""
+    async with AsyncExitStack() as stack:
+
+        async def start(world: World, *, policies: PolicyBook | None = None, **settings: Any) -> Running:
+            telemetry = Telemetry()
+            feedback = Feedback(world.events, telemetry)
+            stack.callback(feedback.close)
+            gateway = build(
+                GatewaySettings(**{"address": "127.0.0.1:0", "drain_s": 1.0, **settings}),
+                ports=world.ports(),
+                policies=policies or PolicyBook(),
+                feedback=feedback,
+                telemetry=telemetry,
+                clock=lambda: NOW_S,
+            )
+            await gateway.start()
+            stack.push_async_callback(gateway.drain)
+            channel = grpc.aio.insecure_channel(f"127.0.0.1:{gateway.port}")
+            stack.push_async_callback(channel.close)
+            return Running(
+                gateway=gateway,
+                channel=channel,
+                activation=activation_pb2_grpc.ActivationServiceStub(channel),
+                feedback=feedback_pb2_grpc.FeedbackServiceStub(channel),
+                telemetry=telemetry,
+            )
+
+        yield start
+
+
+@pytest.fixture
+def world() -> World:
+    return World()
