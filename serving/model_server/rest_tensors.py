@@ -90,8 +90,8 @@ def _array(value: Any, slot: Slot) -> Array:
     shape = _shape(value)
     leaves = list(_leaves(value, shape, slot))
     flat = np.empty(len(leaves), np.object_)
-    flat[:] = [_leaf(leaf, kind, slot) for leaf in leaves]
     try:
+        flat[:] = [_leaf(leaf, kind, slot) for leaf in leaves]
         return flat.astype(kind.numpy).reshape(shape)
     except (OverflowError, ValueError) as error:
         raise invalid_argument(f"JSON Value of input {slot.alias} does not fit {kind.name}: {error}") from error
@@ -106,9 +106,9 @@ def _shape(value: Any) -> tuple[int, ...]:
 
 
 def _leaves(value: Any, shape: tuple[int, ...], slot: Slot) -> Iterator[Any]:
-    if not shape:
+    if not shape and not isinstance(value, list):
         yield value
-    elif isinstance(value, list) and len(value) == shape[0]:
+    elif shape and isinstance(value, list) and len(value) == shape[0]:
         for part in value:
             yield from _leaves(part, shape[1:], slot)
     else:

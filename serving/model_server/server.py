@@ -131,9 +131,10 @@ async def _ports(options: ServerOptions, api: ModelApi, model: Model) -> AsyncIt
         if options.rest_port is not None:
             rest_port = await stack.enter_async_context(rest.serving(api, options.host, options.rest_port))
             log.info("exporting HTTP/REST API address=http://%s:%d", options.host, rest_port)
+        tell_health = partial(services.set_health, health_servicer)
+        await tell_health(is_serving=True)
         await server.start()
         stack.push_async_callback(server.stop, options.shutdown_grace_s)
-        tell_health = partial(services.set_health, health_servicer)
         follow = asyncio.create_task(model.tell_availability(tell_health))
         stack.push_async_callback(_cancel, [follow])
         stack.push_async_callback(health_servicer.enter_graceful_shutdown)

@@ -1,0 +1,159 @@
+"""Starting and stopping the command: flags, ports, exit codes."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from serving.model_server.errors import StartError
+from serving.model_server.flags import channel_arguments, sort_flags
+from serving.model_server.server import ServerOptions, serve
+from tests.model_server.conftest import LOAD, QUICK, serving
+from tests.model_server.fakes import FakeServable
+
+COMMAND = [sys.executable, "-c", "from cli.main import main; main()", "model-server"]
+
+
+@pytest.fixture
+def taken_port() -> Iterator[int]:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield server.getsockname()[1]
+
+
+def options(base_path: Path, *, port: int = 0, rest_port: int | None = None) -> ServerOptions:
+    return ServerOptions(model_name="m", model_base_path=base_path, port=port, rest_port=rest_port, lifecycle=QUICK)
+
+
+@pytest.mark.parametrize("flag", ["--port", "--rest_api_port"])
+async def test_a_port_in_use_is_told_with_its_flag(base_path: Path, taken_port: int, flag: str) -> None:
+    ports = {"port": taken_port} if flag == "--port" else {"rest_port": taken_port}
+    with pytest.raises(StartError, match=f"cannot listen on 127.0.0.1:{taken_port} .*{flag}=N"):
+        await serve(options(base_path, **ports), LOAD, stop=asyncio.Event())
+
+
+async def test_a_port_taken_while_loading_is_told(base_path: Path) -> None:
+    (base_path / "1").mkdir()
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    taken: list[socket.socket] = []
+
+    def load(_: Path) -> FakeServable:
+        taken.append(socket.create_server(("127.0.0.1", port)))
+        return FakeServable()
+
+    with pytest.raises(StartError, match=f"cannot listen on 127.0.0.1:{port}"):
+        await serve(options(base_path, port=port), load, stop=asyncio.Event())
+    taken[0].close()
+
+
+async def test_one_port_cannot_be_both(base_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    with pytest.raises(StartError, match="cannot be same as --port"):
+        await serve(options(base_path, port=port, rest_port=port), LOAD, stop=asyncio.Event())
+
+
+async def test_the_port_opens_only_when_the_model_is_available(base_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    stop, opened = asyncio.Event(), asyncio.Event()
+    task = asyncio.create_task(
+        serve(options(base_path, port=port), lambda _: FakeServable(), stop=stop, started=lambda _: opened.set())
+    )
+    await asyncio.sleep(0.1)
+    with pytest.raises(ConnectionRefusedError):
+        await asyncio.open_connection("127.0.0.1", port)
+    (base_path / "1").mkdir()
+    await asyncio.wait_for(opened.wait(), 20)
+    _, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.close()
+    stop.set()
+    await task
+
+
+async def test_a_first_version_that_does_not_load_stops_the_start(base_path: Path) -> None:
+    (base_path / "1").mkdir()
+    with pytest.raises(
+        StartError, match=r"model m under .* did not become available \(NOT_FOUND: .*publish a newer one"
+    ):
+        async with serving(base_path):
+            pass
+
+
+async def test_waiting_for_a_model_can_be_stopped(base_path: Path) -> None:
+    stop = asyncio.Event()
+    task = asyncio.create_task(serve(options(base_path), LOAD, stop=stop))
+    await asyncio.sleep(0.05)
+    stop.set()
+    await asyncio.wait_for(task, 20)
+
+
+def test_flags_of_the_real_server_are_taken_or_explained() -> None:
+    warnings, refusals = sort_flags(
+        ["--num_load_threads", "4", "--enable_batching", "--model_config_file=f", "--model_nam=x", "--zzz", "stray"],
+        ["model_name", "port"],
+    )
+    assert warnings == ["--num_load_threads is accepted and has no effect: versions load one at a time"]
+    assert [text.split(":")[0] for text in refusals[:2]] == [
+        "--enable_batching is a flag of tensorflow_model_server that the embedded server does not have",
+        "--model_config_file is a flag of tensorflow_model_server that the embedded server does not have",
+    ]
+    assert refusals[2:] == ["No such flag: --model_nam; did you mean --model_name?", "No such flag: --zzz; see --help"]
+
+
+def test_an_argument_that_is_no_flag_is_refused() -> None:
+    assert sort_flags(["stray"], []) == (
+        [],
+        ["Got unexpected argument 'stray'; every argument is a flag: --name=value"],
+    )
+
+
+def test_channel_arguments_are_numbers_or_texts() -> None:
+    assert channel_arguments("grpc.max_connection_age_ms=2000,grpc.x=y") == [
+        ("grpc.max_connection_age_ms", 2000),
+        ("grpc.x", "y"),
+    ]
+
+
+def run_command(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_a_port_in_use_exits_1(base_path: Path, taken_port: int) -> None:
+    done = run_command(f"--port={taken_port}", "--rest_api_port", "0", "--model_base_path", str(base_path))
+    assert done.returncode == 1
+    assert f"error: cannot listen on 127.0.0.1:{taken_port}" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_wrong_flag_exits_2() -> None:
+    done = run_command("--enable_batching=true")
+    assert done.returncode == 2
+    assert "--enable_batching" in done.stderr
+    assert "--micro_batch_max_size" in done.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_drains_and_exits_0(publish: Callable[..., Path], number: signal.Signals) -> None:
+    base_path = publish(1).parent
+    flags = ["--port=0", "--rest_api_port=0", "--model_name=m", f"--model_base_path={base_path}"]
+    with subprocess.Popen([*COMMAND, *flags], stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        lines = []
+        for line in process.stderr:
+            lines.append(line)
+            if "running gRPC ModelServer" in line:
+                os.kill(process.pid, number)
+        assert process.wait(timeout=60) == 0
+    log = "".join(lines)
+    assert "model available model=m version=1" in log
+    assert "oneDNN" not in log
+    assert lines[-1].endswith("stopped model=m\n")
