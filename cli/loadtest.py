@@ -118,24 +118,24 @@ def _print(result: Report) -> None:
     from rich.table import Table
 
     console = Console()
-    rows = Table(title="Measured, latency in ms", box=box.SIMPLE)
+    rows = Table(title="Measured, latency in ms", box=box.SIMPLE, padding=0, collapse_padding=True)
     rows.add_column("", no_wrap=True)
-    for heading in ("asked", "ok/s", "p50", "p95", "p99", "degraded"):
+    for heading in ("asked", "ok/s", "p50", "p95", "p99", "degraded", "errors"):
         rows.add_column(heading, justify="right", no_wrap=True)
-    rows.add_column("errors")
     summary = result.summary
     for row in (*summary.states, *summary.rpcs, summary.total):
-        times = (_number(time) for time in (row.p50_ms, row.p95_ms, row.p99_ms))
-        codes = ", ".join(f"{code} {count}" for code, count in row.errors.items())
+        times = (_number(time, digits=1 if time < 100 else 0) for time in (row.p50_ms, row.p95_ms, row.p99_ms))
         rows.add_row(
             escape(row.name),
             str(row.requests),
             f"{row.throughput_per_s:.1f}",
             *times,
             f"{row.degraded_share:.1%}",
-            codes,
+            str(row.requests - row.answered),
         )
     console.print(rows)
+    if summary.total.errors:
+        typer.echo("errors: " + ", ".join(f"{code} {count}" for code, count in summary.total.errors.items()) + "\n")
     objectives = Table("objective", "limit", "measured", "", title="Objectives", box=box.SIMPLE)
     for verdict in result.verdicts:
         objectives.add_row(*_cells(verdict))
@@ -144,10 +144,15 @@ def _print(result: Report) -> None:
 
 def _cells(verdict: Verdict) -> tuple[str, str, str, str]:
     word = "[green]met[/]" if verdict.passed else "[red]missed[/]"
-    return verdict.name, f"{verdict.limit:g}", _number(verdict.measured, digits=4), word
+    return (
+        verdict.name,
+        f"{verdict.limit:g}",
+        f"{verdict.measured:.4g}".replace("inf", "none").replace("nan", "-"),
+        word,
+    )
 
 
-def _number(value: float, *, digits: int = 1) -> str:
+def _number(value: float, *, digits: int) -> str:
     if math.isnan(value):
         return "-"
-    return "none" if math.isinf(value) else f"{value:.{digits}f}".rstrip("0").rstrip(".")
+    return "none" if math.isinf(value) else f"{value:.{digits}f}"

@@ -37,13 +37,10 @@ class Arrivals:
         """The next due time, on the clock; None when the run is over."""
         return None if self._closed else self._next()
 
-    def close(self) -> int:
-        """Ends the run; says how many requests were due that no caller came to take."""
+    def close(self) -> list[float]:
+        """Ends the run; the due times that no caller came to take."""
         self._closed = True
-        untaken = 0
-        while self._rate_per_s is not None and self._next() is not None:
-            untaken += 1
-        return untaken
+        return [] if self._rate_per_s is None else list(iter(self._next, None))
 
     def _next(self) -> float | None:
         if self._rate_per_s is None:

@@ -120,7 +120,7 @@ def run(plan: Plan) -> list[Sample]:
     failures = "; ".join(failure["msg"] for failure in runner.exceptions.values())
     if failures:
         raise LoadTestError(f"the scenario itself failed: {failures}")
-    return collected + [not_sent(profile.duration_s)] * untaken
+    return collected + [not_sent(due_s - arrivals.start_s) for due_s in untaken]
 
 
 def connect(address: str) -> grpc.Channel:

@@ -110,7 +110,7 @@ def _chart(seconds: tuple[Second, ...]) -> dict[str, Any]:
 def _ms(value: float) -> str:
     if math.isnan(value):
         return "–"
-    return "no answer" if math.isinf(value) else f"{value:.1f}"
+    return "none" if math.isinf(value) else f"{value:.1f}"
 
 
 def _share(value: float) -> str:
