@@ -1,9 +1,137 @@
-"""Commands: features."""
+"""Commands: `longtail features`."""
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated
+
 import typer
+
+from feature_repo.errors import LongtailError
+
+if TYPE_CHECKING:
+    from cli.settings import Settings
+
+group = typer.Typer(help="Make features and serve them.", no_args_is_help=True, rich_markup_mode="markdown")
+
+_UNIT_S = {"day": 86_400, "h": 3600, "min": 60, "s": 1}
 
 
 def register(app: typer.Typer) -> None:
     """Adds these commands to `longtail`."""
+    app.add_typer(group, name="features")
+
+
+@group.command()
+def build(
+    context: typer.Context,
+    as_of: Annotated[
+        str | None, typer.Option(help="The moment the features hold for, ISO, UTC without a zone. Default: now.")
+    ] = None,
+    engine: Annotated[str, typer.Option(help="duckdb, the only one yet.")] = "duckdb",
+) -> None:
+    """Compute the feature tables from the event log.
+
+    Example: `longtail features build --as-of 2026-03-01`
+    """
+    if engine != "duckdb":
+        raise typer.BadParameter(f"--engine is {engine!r}; give duckdb")
+    from cli.data import reporting
+    from feature_repo.build import build as build_features
+
+    settings: Settings = context.obj
+    moment = datetime.now(UTC) if as_of is None else _moment("--as-of", as_of)
+    with reporting() as report:
+        summary = build_features(settings.state, settings.features, as_of=moment, report=report)
+    typer.echo(f"features as of {summary.as_of:%Y-%m-%d %H:%M:%S} UTC")
+    for view, rows in summary.rows.items():
+        typer.echo(f"  {view}: {rows} rows")
+    typer.echo("  users: " + ", ".join(f"{count} {state}" for state, count in summary.states.items()))
+
+
+@group.command()
+def apply(context: typer.Context) -> None:
+    """Register the feature views with Feast and make the online store.
+
+    Example: `longtail features apply`
+    """
+    from feature_repo.store import apply as apply_views
+
+    settings: Settings = context.obj
+    views = apply_views(settings.state, settings.features)
+    typer.echo(f"{settings.state.feast / 'feature_store.yaml'}: {', '.join(views)} ({settings.features.online_store})")
+
+
+@group.command()
+def materialize(
+    context: typer.Context,
+    full: Annotated[bool, typer.Option("--full", help="Every user and item, however old. The default.")] = False,
+    since: Annotated[
+        str | None, typer.Option(help="Only rows computed at this time or later, ISO, UTC without a zone.")
+    ] = None,
+) -> None:
+    """Load the feature tables into the online store, and read the rows back.
+
+    A row that feedback has brought up to date since the build is kept.
+
+    Example: `longtail features materialize`
+    """
+    if full and since is not None:
+        raise typer.BadParameter("give --full or --since, not both")
+    from cli.data import reporting
+    from feature_repo.materialize import materialize as load
+    from feature_repo.store import open_store
+
+    settings: Settings = context.obj
+    moment = None if since is None else _moment("--since", since)
+    store = open_store(settings.state, settings.features)
+    with reporting() as report:
+        done = load(settings.state, store, since=moment, report=report)
+    for view in done:
+        notes = f", {view.kept} newer kept" if view.kept else ""
+        notes += f", {view.older} older than --since" if view.older else ""
+        typer.echo(f"  {view.view}: {view.written} of {view.rows} rows written{notes}")
+
+
+@group.command()
+def check(context: typer.Context) -> None:
+    """Compare the feature tables with the online store: row counts and freshness. Exits 1 when they differ.
+
+    Example: `longtail features check`
+    """
+    from feature_repo.materialize import check as compare
+    from feature_repo.store import open_store
+
+    settings: Settings = context.obj
+    now = datetime.now(UTC)
+    found = compare(settings.state, open_store(settings.state, settings.features))
+    for view in found:
+        if view.offline_rows is None:
+            typer.echo(f"  {view.view}: not built")
+            continue
+        typer.echo(
+            f"  {view.view}: {view.offline_rows} rows offline, newest {_age(now, view.newest)} old; of "
+            f"{view.counted} read online {view.missing} missing, {view.older} older than offline, "
+            f"oldest {_age(now, view.oldest_online)} old"
+        )
+    differing = [view.view for view in found if not view.agrees]
+    if differing:
+        raise LongtailError(f"offline and online differ in {', '.join(differing)}; run `longtail features materialize`")
+    if all(view.offline_rows is None for view in found):
+        raise LongtailError(f"nothing is built in {settings.state.features}; run `longtail features build`")
+
+
+def _moment(option: str, given: str) -> datetime:
+    try:
+        moment = datetime.fromisoformat(given)
+    except ValueError as error:
+        raise typer.BadParameter(f"{option} is {given!r}; give ISO, such as 2026-03-01 or 2026-03-01T12:00") from error
+    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+
+
+def _age(now: datetime, moment: datetime | None) -> str:
+    if moment is None:
+        return "–"
+    seconds = (now - moment).total_seconds()
+    unit = next((unit for unit, size in _UNIT_S.items() if seconds >= 2 * size), "s")
+    return f"{seconds / _UNIT_S[unit]:.0f} {unit}"

@@ -105,7 +105,7 @@ def run(con: duckdb.DuckDBPyConnection, sql: str, parameters: Mapping[str, Any],
 
     def execute() -> None:
         try:
-            con.execute(sql, dict(parameters))
+            con.execute(sql, dict(parameters)).fetchall()
         except duckdb.Error as error:
             failures.append(error)
 

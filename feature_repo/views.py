@@ -1,5 +1,7 @@
 """The views as Ibis expressions over the event log: one definition for the build and for training.
 
+Counts are `count(where=...)`, not sums: DuckDB sums integers into a type that Parquet keeps as floating point.
+
 Point-in-time: a row for (user_id, as_of) uses only events strictly before `as_of`. An event at the very moment
 that is to be predicted is not among its own features.
 """
@@ -69,8 +71,8 @@ def user_activity(events: ibis.Table, spine: ibis.Table, settings: FeatureSettin
         last_seen_unix_s=_.unix_s.max(),
         returned_unix_s=_.unix_s.max(where=_.is_return),
         events=_.count(),
-        active_days=_.starts_day.cast("int64").sum(),
-        **{f"visits_{days}d": (_.starts_day & (_.age_s <= days * DAY_S)).cast("int64").sum() for days in (7, 28, 90)},
+        active_days=_.count(where=_.starts_day),
+        **{f"visits_{days}d": _.count(where=_.starts_day & (_.age_s <= days * DAY_S)) for days in (7, 28, 90)},
     )
     rows = _left_join(spine, known, KEYS)
     integers = ["events", "active_days", "visits_7d", "visits_28d", "visits_90d"]
@@ -91,10 +93,10 @@ def item_stats(events: ibis.Table, items: ibis.Table, as_of: datetime, settings:
     past = events.filter(events.event_time < _moment(as_of))
     past = past.mutate(is_engagement=_weight(past.event_type, settings) > 0, unix_s=_unix_s(past.event_time))
     known = past.group_by("item_id").agg(
-        exposures=(_.event_type == EXPOSURE).cast("int64").sum(),
-        engagements=_.is_engagement.cast("int64").sum(),
+        exposures=_.count(where=_.event_type == EXPOSURE),
+        engagements=_.count(where=_.is_engagement),
         engaged_users=_.user_id.nunique(where=_.is_engagement),
-        engagements_30d=(_.is_engagement & (_.unix_s >= as_of.timestamp() - 30 * DAY_S)).cast("int64").sum(),
+        engagements_30d=_.count(where=_.is_engagement & (_.unix_s >= as_of.timestamp() - 30 * DAY_S)),
         first_seen_unix_s=_.unix_s.min(),
     )
     every = items.select("item_id").union(past.select("item_id"), distinct=True)
@@ -144,7 +146,7 @@ def _past_engagements(events: ibis.Table, spine: ibis.Table, settings: FeatureSe
 def _counts(events: ibis.Table, spine: ibis.Table, settings: FeatureSettings) -> ibis.Table:
     recent = _recent(events, spine, settings).mutate(age_s=_seconds(_.as_of) - _.unix_s)
     by_type = recent.group_by([*KEYS, "event_type"]).agg(
-        **{f"n{days}": (_.age_s <= days * DAY_S).cast("int64").sum() for days in (1, 7, 30)}
+        **{f"n{days}": _.count(where=_.age_s <= days * DAY_S) for days in (1, 7, 30)}
     )
     entry = ibis.struct({"type": _.event_type, "n1": _.n1, "n7": _.n7, "n30": _.n30})
     rows = by_type.group_by(KEYS).agg(entries=entry.collect())
@@ -212,8 +214,8 @@ def _with_rate(rows: ibis.Table, past: ibis.Table) -> ibis.Table:
     seen = past.filter(past.event_type == EXPOSURE).group_by(pair).agg(seen_at=_.event_time.min())
     engaged = past.filter(past.is_engagement).group_by(pair).agg(engaged_at=_.event_time.max())
     pairs = _left_join(seen, engaged, pair)
-    pairs = pairs.mutate(followed=(pairs.engaged_at >= pairs.seen_at).fill_null(False).cast("int64"))
-    by_item = pairs.group_by("item_id").agg(saw=_.count(), followed=_.followed.sum())
+    pairs = pairs.mutate(followed=(pairs.engaged_at >= pairs.seen_at).fill_null(False))
+    by_item = pairs.group_by("item_id").agg(saw=_.count(), followed=_.count(where=_.followed))
     mean = by_item.agg(mean=_.followed.sum() / _.saw.sum())  # null when nothing was ever exposed
     rows = _left_join(rows, by_item, ["item_id"]).cross_join(mean)
     rate = (rows.followed.fill_null(0) + RATE_PRIOR_USERS * rows["mean"]) / (rows.saw.fill_null(0) + RATE_PRIOR_USERS)
