@@ -30,7 +30,7 @@ class FeastFeatures:
 
     def __init__(self, store: FeatureStore) -> None:
         self._config = store.config
-        self._provider: Any = store._get_provider()
+        self._provider: Any = store.provider
         self._views = [_view(store, view.name) for view in USER_VIEWS]
         self._is_async = bool(self._provider.async_supported.online.read)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="online-store")

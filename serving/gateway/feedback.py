@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
@@ -37,8 +37,9 @@ class Appends(Protocol):
 class Feedback:
     """One thread writes: appends are a lock and an fsync, which wait for each other anyway."""
 
-    def __init__(self, log: Appends, telemetry: Telemetry) -> None:
+    def __init__(self, log: Appends, telemetry: Telemetry, *, on_recorded: Callable[[], None] = lambda: None) -> None:
         self._log = log
+        self._on_recorded = on_recorded
         self._telemetry = telemetry
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="event-log")
 
@@ -55,6 +56,8 @@ class Feedback:
             else Outcome(fate=Fate.ACCEPTED if next(written) else Fate.DUPLICATE)
             for error in errors
         ]
+        if good:
+            self._on_recorded()
         for outcome in outcomes:
             self._telemetry.events.labels(outcome.fate.value).inc()
         return outcomes

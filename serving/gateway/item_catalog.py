@@ -10,8 +10,11 @@ from typing import Final
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from feast import FeatureStore, FileSource
 from prometheus_client import Gauge
 
+from feature_repo.contract import ITEM_STATS
+from feature_repo.errors import LongtailError
 from serving.gateway.item_table import ItemTable
 
 COLUMNS: Final = (
@@ -53,6 +56,14 @@ class ParquetItemCatalog:
             return
         self._count.set(len(self.items.ids))
         _log.info("%d items from %s", len(self.items.ids), self._path)
+
+
+def source_path(store: FeatureStore) -> Path:
+    """Where Feast has the rows of `item_stats`."""
+    source = store.get_feature_view(ITEM_STATS.name).batch_source
+    if not isinstance(source, FileSource):
+        raise LongtailError(f"the source of {ITEM_STATS.name} is no file; run `longtail features apply`")
+    return Path(store.repo_path, source.path).resolve()
 
 
 def load(path: Path) -> ItemTable:

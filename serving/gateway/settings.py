@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 
 class StageShares(BaseModel):
@@ -18,13 +19,25 @@ class StageShares(BaseModel):
     decision_log: float = Field(0.1, gt=0, lt=1, description="Making a randomised decision durable.")
 
 
+def _host_and_port(address: str) -> str:
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal() or int(port) > 65_535:
+        raise ValueError("give HOST:PORT, the port from 0 (any free one) to 65535")
+    return address
+
+
+HostAndPort = Annotated[str, AfterValidator(_host_and_port)]
+
+
 class GatewaySettings(BaseModel):
     """Addresses, budgets and limits of the gRPC gateway."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
-    address: str = Field("127.0.0.1:50051", description="Where the gateway listens.")
-    metrics_address: str = Field("127.0.0.1:9464", description="Where Prometheus scrapes; empty turns it off.")
+    address: HostAndPort = Field("127.0.0.1:50051", description="Where the gateway listens.")
+    metrics_address: HostAndPort | Literal[""] = Field(
+        "127.0.0.1:9464", description="Where Prometheus scrapes; empty turns it off."
+    )
     share_port: bool = Field(False, description="Let several gateways listen on one port (SO_REUSEPORT).")
     drain_s: float = Field(10, ge=0, description="How long calls in flight may take after SIGTERM.")
 

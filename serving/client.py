@@ -1,0 +1,186 @@
+"""A client for people: the commands rank, record and status."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Self
+
+import grpc
+from google.protobuf.timestamp_pb2 import Timestamp
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from feature_repo.errors import LongtailError
+from longtail.activation.v1 import activation_pb2 as pb
+from longtail.activation.v1 import activation_pb2_grpc, feedback_pb2, feedback_pb2_grpc
+
+TIMEOUT_S = 5.0
+
+
+class ClientError(LongtailError):
+    """The gateway did not answer, or refused."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Status:
+    """What a gateway says of itself. Model and policy come from a ranking that it was asked for."""
+
+    address: str
+    health: str
+    ranking: pb.RankItemsResponse
+
+
+class Client:
+    """Calls one gateway. Every failure is a ClientError that says what to do."""
+
+    def __init__(self, address: str) -> None:
+        self._address = address
+        self._channel = grpc.insecure_channel(address)
+        self._activation = activation_pb2_grpc.ActivationServiceStub(self._channel)
+        self._feedback = feedback_pb2_grpc.FeedbackServiceStub(self._channel)
+        self._health = health_pb2_grpc.HealthStub(self._channel)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._channel.close()
+
+    def rank(
+        self, user_id: str, *, items: Sequence[str] = (), limit: int = 10, explain: bool = False
+    ) -> pb.RankItemsResponse:
+        request = pb.RankItemsRequest(
+            user_id=user_id, candidate_item_ids=items, limit=limit, explain=explain, surface="command_line"
+        )
+        response: pb.RankItemsResponse = self._ask(self._activation.RankItems, request)
+        return response
+
+    def record(
+        self, user_id: str, *, item: str, event_type: str, time: datetime | None = None, value: float | None = None
+    ) -> feedback_pb2.EventAck:
+        """Raises ClientError for an event that is refused. A naive time is UTC."""
+        event = feedback_pb2.Event(
+            event_id=uuid.uuid4().hex,
+            user_id=user_id,
+            item_id=item,
+            event_type=event_type,
+            event_time=None if time is None else _timestamp(time),
+            value=value,
+            surface="command_line",
+        )
+        request = feedback_pb2.RecordEventsRequest(events=[event])
+        response: feedback_pb2.RecordEventsResponse = self._ask(self._feedback.RecordEvents, request)
+        ack = response.acks[0]
+        if ack.status == feedback_pb2.EventAck.STATUS_REJECTED:
+            raise ClientError(f"the event was refused: {ack.error}")
+        return ack
+
+    def state(self, user_id: str) -> pb.GetUserStateResponse:
+        request = pb.GetUserStateRequest(user_id=user_id)
+        response: pb.GetUserStateResponse = self._ask(self._activation.GetUserState, request)
+        return response
+
+    def status(self) -> Status:
+        answer = self._ask(self._health.Check, health_pb2.HealthCheckRequest())
+        health = health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status)
+        ranking = self.rank("longtail-status", limit=1)
+        return Status(address=self._address, health=health, ranking=ranking)
+
+    def _ask(self, method: Callable[..., Any], request: Any) -> Any:
+        try:
+            return method(request, timeout=TIMEOUT_S)
+        except grpc.RpcError as error:
+            raise ClientError(self._explain(error)) from error
+
+    def _explain(self, error: grpc.RpcError) -> str:
+        code, details = error.code(), error.details()
+        if code is grpc.StatusCode.UNAVAILABLE:
+            return f"no gateway answers at {self._address}; start one with `longtail up`, or give --address ({details})"
+        if code is grpc.StatusCode.UNIMPLEMENTED:
+            return f"what answers at {self._address} is no longtail gateway; give --address"
+        return f"the gateway at {self._address} answered {code.name}: {details}"
+
+
+def print_ranking(answer: pb.RankItemsResponse) -> None:
+    table = Table("rank", "item", "score", "value", "propensity", "source", "")
+    for item in answer.items:
+        notes = [f"{one.term} {one.term_value:.3f}^{one.weight:.3g}" for one in item.reasons]
+        if item.is_exploration:
+            notes.insert(0, "explored")
+        cells = (f"{item.rank}", item.item_id, f"{item.score:.4f}", f"{item.value:.4f}", f"{item.propensity:.4g}")
+        table.add_row(*(Text(cell) for cell in (*cells, item.source, " × ".join(notes))))
+    console = _console()
+    console.print(_describe(answer.user_state))
+    console.print(table)
+    dropped = ", ".join(f"{one.count} {one.reason}" for one in answer.dropped)
+    console.print(Text(f"not shown: {dropped or 'none'}"))
+    console.print(Text(f"model {_model(answer)}   policy {answer.policy_version}   decision {answer.decision_id}"))
+    _print_causes(console, answer.degraded_causes)
+
+
+def print_ack(ack: feedback_pb2.EventAck) -> None:
+    name = feedback_pb2.EventAck.Status.Name(ack.status).removeprefix("STATUS_").lower()
+    _console().print(Text(f"event {ack.event_id} {name}"))
+
+
+def print_status(status: Status) -> None:
+    console = _console()
+    ranking = status.ranking
+    console.print(Text(f"gateway {status.address} is {status.health}"))
+    console.print(Text(f"model   {_model(ranking)}"))
+    console.print(
+        Text(f"policy  {ranking.policy_version}, experiment {ranking.experiment.name}/{ranking.experiment.arm}")
+    )
+    _print_causes(console, ranking.degraded_causes)
+
+
+def print_state(answer: pb.GetUserStateResponse) -> None:
+    console = _console()
+    console.print(_describe(answer.user_state))
+    groups = Table("features", "status", "age")
+    for group in answer.feature_status:
+        age = f"{group.age.ToSeconds() / 3600:.1f} h" if group.HasField("age") else ""
+        groups.add_row(group.group, pb.FeatureStatus.Status.Name(group.status).removeprefix("STATUS_").lower(), age)
+    console.print(groups)
+    history = Table("time", "did", "item")
+    for behavior in answer.history[:10]:
+        time = behavior.event_time.ToDatetime(tzinfo=UTC).isoformat(sep=" ", timespec="seconds")
+        history.add_row(time, Text(behavior.event_type), Text(behavior.item_id))
+    console.print(history)
+    _print_causes(console, answer.degraded_causes)
+
+
+def _describe(user: pb.UserState) -> Text:
+    state = pb.Lifecycle.Name(user.state).removeprefix("LIFECYCLE_").lower()
+    alive = f", alive with probability {user.p_alive:.2f}" if user.HasField("p_alive") else ""
+    return Text(
+        f"{state} for {user.days_in_state:.1f} days, {user.history_length} behaviours known, "
+        f"tail percentile {user.tail_percentile:.2f}{alive}"
+    )
+
+
+def _model(answer: pb.RankItemsResponse) -> str:
+    if not answer.HasField("model"):
+        return "none: item statistics order"
+    label = f" ({answer.model.label})" if answer.model.label else ""
+    return f"{answer.model.name} {answer.model.version}{label}"
+
+
+def _print_causes(console: Console, causes: Sequence[pb.DegradedCause]) -> None:
+    for cause in causes:
+        console.print(Text(f"degraded: {cause.dependency}: {cause.cause}: {cause.detail}", style="yellow"))
+
+
+def _timestamp(time: datetime) -> Timestamp:
+    timestamp = Timestamp()
+    timestamp.FromDatetime(time if time.tzinfo is None else time.astimezone(UTC))
+    return timestamp
+
+
+def _console() -> Console:
+    return Console(highlight=False, soft_wrap=True)

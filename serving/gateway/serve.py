@@ -1,0 +1,180 @@
+"""From settings to a gateway that serves until SIGTERM: the adapters are chosen here, and nowhere else."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+
+from prometheus_client import start_http_server
+
+from feature_repo.errors import LongtailError
+from feature_repo.event_log import EventLog
+from feature_repo.layout import StateDir
+from feature_repo.settings import FeatureSettings
+from feature_repo.store import open_store
+from feature_repo.updates import FeedbackFollower, UserBehaviorWriter
+from serving.gateway.app import build
+from serving.gateway.background import Chore
+from serving.gateway.decision_id import new_decision_id
+from serving.gateway.decision_log import JsonlDecisionLog
+from serving.gateway.domain import UserId
+from serving.gateway.errors import Cause, FeaturesError, ModelError
+from serving.gateway.feast_features import FeastFeatures
+from serving.gateway.feedback import Feedback
+from serving.gateway.following import Following
+from serving.gateway.item_catalog import ParquetItemCatalog, source_path
+from serving.gateway.model_contract import Contracts
+from serving.gateway.policy_book import PolicyBook
+from serving.gateway.ports import Ports
+from serving.gateway.row_memory import RowMemory
+from serving.gateway.settings import GatewaySettings
+from serving.gateway.telemetry import Telemetry
+from serving.gateway.tfserving_scorer import TensorFlowServing
+
+START_TIMEOUT_S = 5.0
+MIB = 1024 * 1024
+
+_log = logging.getLogger(__name__)
+
+
+async def serve(
+    settings: GatewaySettings, *, features: FeatureSettings, state: StateDir, on_ready: Callable[[int], None]
+) -> None:
+    """Serves until SIGTERM or SIGINT, then drains. Raises LongtailError for what must be mended before it can."""
+    loop, stop = asyncio.get_running_loop(), asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    async with AsyncExitStack() as stack:
+        telemetry = Telemetry()
+        policies = PolicyBook(settings.policy_path)
+        loop.add_signal_handler(signal.SIGHUP, policies.reload)
+        scorer = await _scorer(settings, state, stack)
+        store = open_store(state, features)
+        reader = FeastFeatures(store)
+        stack.callback(reader.close)
+        await _warm_up(reader)
+        catalog = ParquetItemCatalog(source_path(store), count=telemetry.items)
+        await catalog.refresh()
+        decisions = JsonlDecisionLog(
+            state.decisions,
+            capacity=settings.decision_queue,
+            segment_bytes=settings.decision_segment_mb * MIB,
+            fsync=settings.decision_fsync,
+            telemetry=telemetry,
+        )
+        stack.callback(decisions.close)
+        events = EventLog(state.events)
+        chores = [
+            Chore(name="model check", every_s=settings.model_check_s, do=_model_check(scorer, telemetry)),
+            Chore(name="item statistics", every_s=settings.item_check_s, do=catalog.refresh),
+            Chore(name="policy check", every_s=settings.policy_check_s, do=_policy_check(policies, telemetry)),
+        ]
+        following = None
+        if settings.follow_feedback:
+            # A store, and so a connection, of its own: a reader never sees half of a row being written.
+            writer = UserBehaviorWriter(open_store(state, features), features)
+            follower = FeedbackFollower(events, writer, state.feast / "feedback-cursor.json")
+            following = Following(follower, poll_s=settings.follow_poll_ms / 1000, telemetry=telemetry)
+            stack.callback(following.close)
+            chores.append(Chore(name="feedback", every_s=0, do=following.catch_up))
+        feedback = Feedback(events, telemetry, on_recorded=following.wake if following else lambda: None)
+        stack.callback(feedback.close)
+        gateway = build(
+            settings,
+            ports=Ports(
+                features=reader,
+                catalog=catalog,
+                scorer=scorer,
+                decisions=decisions,
+                memory=RowMemory(settings.remembered_users),
+                lifecycle=features.lifecycle,
+                candidates_per_source=settings.candidates_per_source,
+                new_decision_id=new_decision_id,
+            ),
+            policies=policies,
+            feedback=feedback,
+            telemetry=telemetry,
+            chores=chores,
+        )
+        _serve_metrics(settings, telemetry, stack)
+        await gateway.start()
+        on_ready(gateway.port)
+        await stop.wait()
+        _log.info("draining, at most %g s", settings.drain_s)
+        await gateway.drain()
+
+
+async def _scorer(settings: GatewaySettings, state: StateDir, stack: AsyncExitStack) -> TensorFlowServing:
+    """Refuses a model of another contract; starts degraded when none answers."""
+    scorer = TensorFlowServing(
+        settings.model_server,
+        model_name=settings.model_name,
+        label=settings.model_version_label,
+        contracts=Contracts(path=settings.contract_path, models=state.models),
+    )
+    stack.push_async_callback(scorer.close)
+    try:
+        await scorer.verify(timeout_s=START_TIMEOUT_S)
+    except ModelError as error:
+        if error.cause is Cause.CONTRACT_MISMATCH:
+            raise LongtailError(
+                f"the model {settings.model_name} at {settings.model_server} does not follow its contract: "
+                f"{error.detail}; serve the model that was published, or set gateway.contract_path to its contract"
+            ) from error
+        _log.warning("starting without the model at %s, and trying on: %s", settings.model_server, error.detail)
+    return scorer
+
+
+async def _warm_up(reader: FeastFeatures) -> None:
+    """The first read opens connections."""
+    try:
+        await reader.read(UserId("nobody"), timeout_s=START_TIMEOUT_S)
+    except FeaturesError as error:
+        _log.warning("starting without the feature store, and trying on: %s", error.detail)
+
+
+def _model_check(scorer: TensorFlowServing, telemetry: Telemetry) -> Callable[[], Awaitable[None]]:
+    last = ""
+
+    async def check() -> None:
+        nonlocal last
+        told = ""
+        try:
+            await scorer.verify(timeout_s=START_TIMEOUT_S)
+            telemetry.model_version.set(scorer.version)
+        except ModelError as error:
+            telemetry.model_version.set(0)
+            told = str(error)
+        if told and told != last:
+            _log.error("rankings go without the model: %s", told)
+        last = told
+
+    return check
+
+
+def _policy_check(policies: PolicyBook, telemetry: Telemetry) -> Callable[[], Awaitable[None]]:
+    async def check() -> None:
+        policies.reload_if_touched()
+        telemetry.policy.clear()
+        telemetry.policy.labels(policies.policy.version).set(1)
+
+    return check
+
+
+def _serve_metrics(settings: GatewaySettings, telemetry: Telemetry, stack: AsyncExitStack) -> None:
+    if not settings.metrics_address:
+        return
+    host, _, port = settings.metrics_address.rpartition(":")
+    try:
+        server, thread = start_http_server(int(port), addr=host, registry=telemetry.registry)
+    except OSError as error:
+        raise LongtailError(
+            f"cannot serve metrics on {settings.metrics_address}: {error}; set gateway.metrics_address to a free "
+            "address, or to nothing"
+        ) from error
+    stack.callback(thread.join)
+    stack.callback(server.server_close)
+    stack.callback(server.shutdown)
