@@ -1,0 +1,166 @@
+"""The decision log on disk."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from feature_repo.lifecycle import Lifecycle
+from longtail.activation.v1 import activation_pb2 as pb
+from serving.gateway.decision_log import JsonlDecisionLog
+from serving.gateway.domain import Experiment, ItemId, Query, RankedItem, Ranking, Source, User, UserId
+from serving.gateway.errors import Cause, DecisionLogError
+from serving.gateway.telemetry import Telemetry
+from tests.gateway.conftest import Start
+from tests.gateway.fakes import NOW_S, World
+
+QUERY = Query(user_id=UserId("пользователь"), surface="home")
+
+
+def ranking(decision_id: str = "d", *, propensity: float = 0.9) -> Ranking:
+    user = User(
+        user_id=QUERY.user_id,
+        state=Lifecycle.CASUAL,
+        days_in_state=1,
+        p_alive=None,
+        tail_percentile=1,
+        last_seen_unix_s=None,
+        history=(),
+    )
+    item = RankedItem(
+        item_id=ItemId("i"),
+        rank=1,
+        score=0.5,
+        value=0.4,
+        propensity=propensity,
+        source=Source.CALLER,
+        is_exploration=False,
+        terms=(),
+    )
+    return Ranking(
+        decision_id=decision_id,
+        at_unix_s=NOW_S,
+        user=user,
+        items=(item,),
+        groups={},
+        model=None,
+        policy_version="p@1",
+        experiment=Experiment(name="e", arm="a"),
+        dropped={},
+    )
+
+
+class Logs:
+    """Opens logs in one folder and reads back their lines."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.telemetry = Telemetry()
+        self.opened: list[JsonlDecisionLog] = []
+
+    def open(self, *, capacity: int = 100, segment_bytes: int = 1 << 20) -> JsonlDecisionLog:
+        log = JsonlDecisionLog(
+            self.directory, capacity=capacity, segment_bytes=segment_bytes, fsync=True, telemetry=self.telemetry
+        )
+        self.opened.append(log)
+        return log
+
+    def lines(self) -> list[dict[str, Any]]:
+        files = sorted(self.directory.glob("*.jsonl"))
+        return [json.loads(line) for file in files for line in file.read_text(encoding="utf-8").splitlines()]
+
+    def lost(self, cause: str) -> float:
+        return self.telemetry.registry.get_sample_value("longtail_decisions_lost_total", {"cause": cause}) or 0.0
+
+
+@pytest.fixture
+def logs(tmp_path: Path) -> Iterator[Logs]:
+    logs = Logs(tmp_path / "decisions")
+    yield logs
+    for log in logs.opened:
+        log.close()
+
+
+async def test_a_randomised_decision_is_on_disk_when_record_returns(logs: Logs) -> None:
+    await logs.open().record(QUERY, ranking(), timeout_s=10)
+    (line,) = logs.lines()
+    assert (line["decision_id"], line["user_id"], line["surface"]) == ("d", "пользователь", "home")
+    assert line["items"][0]["propensity"] == 0.9
+    assert line["at"] == "2026-09-21T14:13:20+00:00"
+    assert logs.telemetry.registry.get_sample_value("longtail_decisions_written_total") == 1
+
+
+async def test_every_decision_is_on_disk_after_close(logs: Logs) -> None:
+    log = logs.open()
+    for place in range(50):
+        await log.record(QUERY, ranking(f"d{place}", propensity=1.0), timeout_s=10)
+    log.close()
+    assert [line["decision_id"] for line in logs.lines()] == [f"d{place}" for place in range(50)]
+
+
+async def test_segments_are_closed_at_their_size_and_nothing_is_overwritten(logs: Logs) -> None:
+    log = logs.open(segment_bytes=600)
+    for place in range(6):
+        await log.record(QUERY, ranking(f"d{place}"), timeout_s=10)
+    again = logs.open(segment_bytes=600)
+    await again.record(QUERY, ranking("after a restart"), timeout_s=10)
+    assert len(list(logs.directory.iterdir())) > 2
+    assert [line["decision_id"] for line in logs.lines()] == [*(f"d{place}" for place in range(6)), "after a restart"]
+
+
+async def test_a_disk_that_refuses_is_told_and_counted_and_tried_again(logs: Logs) -> None:
+    logs.directory.write_text("a file where the folder should be")
+    log = logs.open()
+    with pytest.raises(DecisionLogError) as failed:
+        await log.record(QUERY, ranking(), timeout_s=10)
+    assert failed.value.cause is Cause.DISK
+    assert logs.lost("disk") == 1
+    logs.directory.unlink()
+    await log.record(QUERY, ranking("later"), timeout_s=10)
+    assert [line["decision_id"] for line in logs.lines()] == ["later"]
+
+
+async def test_a_full_queue_refuses_at_once_and_is_counted(logs: Logs, tmp_path: Path) -> None:
+    log = logs.open(capacity=1)
+    failures = 0
+    for place in range(2000):  # much faster than a disk syncs
+        try:
+            await log.record(QUERY, ranking(f"d{place}", propensity=1.0), timeout_s=10)
+        except DecisionLogError as error:
+            assert error.cause is Cause.QUEUE_FULL
+            failures += 1
+    log.close()
+    assert failures
+    assert logs.lost("queue_full") == failures
+    assert len(logs.lines()) == 2000 - failures
+
+
+async def test_no_time_left_is_a_timeout(logs: Logs) -> None:
+    log = logs.open()
+    with pytest.raises(DecisionLogError) as failed:
+        await log.record(QUERY, ranking(), timeout_s=0)
+    assert failed.value.cause is Cause.TIMEOUT
+    await log.record(QUERY, ranking("next"), timeout_s=10)
+
+
+async def test_many_at_once_are_all_written(logs: Logs) -> None:
+    log = logs.open()
+    await asyncio.gather(*(log.record(QUERY, ranking(f"d{place}"), timeout_s=10) for place in range(100)))
+    assert len(logs.lines()) == 100
+
+
+async def test_answers_stand_in_the_log_as_they_were_given(start: Start, world: World, logs: Logs) -> None:
+    world.decisions = logs.open()  # type: ignore[assignment]
+    running = await start(world)
+    answer = await running.activation.RankItems(pb.RankItemsRequest(user_id="nobody", channel="push"))
+    (line,) = logs.lines()
+    assert line["decision_id"] == answer.decision_id
+    assert [item["item_id"] for item in line["items"]] == [item.item_id for item in answer.items]
+    assert [item["propensity"] for item in line["items"]] == [item.propensity for item in answer.items]
+    assert (line["state"], line["channel"], line["model_version"]) == ("new", "push", 7)
+    assert line["policy_version"] == answer.policy_version

@@ -1,0 +1,165 @@
+"""One suite for every FeatureReader: the one in memory, Feast on SQLite, Feast on a real Redis."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sqlite3
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from feature_repo.contract import USER_ACTIVITY, USER_BEHAVIOR, USER_WEIGHTS, FeatureValue, View
+from feature_repo.errors import LongtailError
+from feature_repo.layout import StateDir
+from feature_repo.settings import FeatureSettings
+from serving.gateway.domain import Row, UserId
+from serving.gateway.errors import Cause, FeaturesError
+from serving.gateway.feast_features import FeastFeatures
+from serving.gateway.ports import FeatureReader
+from tests.gateway.fakes import NOW_S, MemoryFeatures
+from tests.redis_server import redis_process
+
+TIMEOUT_S = 10.0
+EVENT_S = NOW_S - 3600
+
+Write = Callable[[View, str, Mapping[str, FeatureValue]], None]
+
+
+@dataclass(kw_only=True)
+class Subject:
+    """A reader, how its store gets a row, and how its store breaks."""
+
+    reader: FeatureReader
+    write: Write
+    break_store: Callable[[], None]
+
+
+def memory_subject() -> Subject:
+    features = MemoryFeatures()
+
+    def write(view: View, user_id: str, values: Mapping[str, FeatureValue]) -> None:
+        rows = features.rows.setdefault(user_id, {})
+        rows[view.name] = Row(values=dict(values), event_unix_s=EVENT_S)
+
+    def break_store() -> None:
+        features.error = FeaturesError(Cause.UNAVAILABLE, "broken")
+
+    return Subject(reader=features, write=write, break_store=break_store)
+
+
+def feast_subject(state: StateDir, settings: FeatureSettings, break_store: Callable[[], None]) -> Subject:
+    from feature_repo import online, store
+
+    store.apply(state, settings)
+    opened = store.open_store(state, settings)
+
+    def write(view: View, user_id: str, values: Mapping[str, FeatureValue]) -> None:
+        row = online.Row(entity_id=user_id, event_time=datetime.fromtimestamp(EVENT_S, UTC), values=values)
+        online.write_rows(opened, view, [row])
+
+    return Subject(reader=FeastFeatures(opened), write=write, break_store=break_store)
+
+
+@pytest.fixture(params=["memory", "sqlite", "redis"])
+async def subject(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Subject]:
+    if request.param == "memory":
+        yield memory_subject()
+        return
+    state = StateDir(tmp_path)
+    settings = FeatureSettings()
+    if request.param == "sqlite":
+
+        def break_store() -> None:
+            with sqlite3.connect(tmp_path / "feast" / "online.db") as con:
+                con.execute("DROP TABLE longtail_user_behavior")
+
+        found = feast_subject(state, settings, break_store)
+    else:
+        with redis_process(tmp_path) as server:
+            settings = FeatureSettings(online_store="redis", redis_url=server.url)
+            found = feast_subject(state, settings, server.process.kill)
+            yield found
+            return
+    yield found
+    assert isinstance(found.reader, FeastFeatures)
+    found.reader.close()
+
+
+async def test_what_was_written_is_read_by_name(subject: Subject) -> None:
+    behavior: dict[str, FeatureValue] = {
+        "history_item_ids": ["i1", "предмет", ""],
+        "history_event_types": ["click", "view", "view"],
+        "history_unix_s": [3, 2, 1],
+    }
+    activity: dict[str, FeatureValue] = {"first_seen_unix_s": 5, "events": 7, "p_alive": 0.25, "state": "casual"}
+    weights: dict[str, FeatureValue] = {"delta": [0.5, -0.25], "model_version": 20260101000000}
+    subject.write(USER_BEHAVIOR, "u", behavior)
+    subject.write(USER_ACTIVITY, "u", activity)
+    subject.write(USER_WEIGHTS, "u", weights)
+    rows = await subject.reader.read(UserId("u"), timeout_s=TIMEOUT_S)
+    for view, written in (("user_behavior", behavior), ("user_activity", activity), ("user_weights", weights)):
+        assert {name: rows[view].values[name] for name in written} == written
+        assert rows[view].event_unix_s == EVENT_S
+
+
+async def test_an_unknown_user_has_no_row(subject: Subject) -> None:
+    subject.write(USER_BEHAVIOR, "u", {"history_item_ids": ["i1"]})
+    assert await subject.reader.read(UserId("another"), timeout_s=TIMEOUT_S) == {}
+
+
+async def test_a_view_without_the_users_row_is_not_in_the_answer(subject: Subject) -> None:
+    subject.write(USER_ACTIVITY, "u", {"events": 1})
+    assert set(await subject.reader.read(UserId("u"), timeout_s=TIMEOUT_S)) == {"user_activity"}
+
+
+async def test_a_value_that_was_not_written_is_none_or_absent(subject: Subject) -> None:
+    subject.write(USER_ACTIVITY, "u", {"events": 0})
+    rows = await subject.reader.read(UserId("u"), timeout_s=TIMEOUT_S)
+    assert rows["user_activity"].values["events"] == 0
+    assert rows["user_activity"].values.get("p_alive") is None
+
+
+@pytest.mark.parametrize("user_id", ["u" * 256, "用户", "a\u0000b", "😀", "'; --", " ", "u:1"])
+async def test_users_of_any_name_are_told_apart(subject: Subject, user_id: str) -> None:
+    subject.write(USER_ACTIVITY, user_id, {"events": 3})
+    rows = await subject.reader.read(UserId(user_id), timeout_s=TIMEOUT_S)
+    assert rows["user_activity"].values["events"] == 3
+    assert await subject.reader.read(UserId(user_id + "x"), timeout_s=TIMEOUT_S) == {}
+
+
+async def test_a_broken_store_is_a_failure_and_no_missing_row(subject: Subject) -> None:
+    subject.write(USER_ACTIVITY, "u", {"events": 3})
+    await subject.reader.read(UserId("u"), timeout_s=TIMEOUT_S)
+    subject.break_store()
+    with pytest.raises(FeaturesError) as failed:
+        await subject.reader.read(UserId("u"), timeout_s=TIMEOUT_S)
+    assert failed.value.cause is Cause.UNAVAILABLE
+
+
+async def test_a_store_that_hangs_is_a_timeout(tmp_path: Path) -> None:
+    with redis_process(tmp_path) as server:
+        settings = FeatureSettings(online_store="redis", redis_url=server.url)
+        subject = feast_subject(StateDir(tmp_path), settings, lambda: None)
+        subject.write(USER_ACTIVITY, "u", {"events": 3})
+        os.kill(server.process.pid, signal.SIGSTOP)
+        with pytest.raises(FeaturesError) as failed:
+            await subject.reader.read(UserId("u"), timeout_s=0.2)
+        assert failed.value.cause is Cause.TIMEOUT
+        os.kill(server.process.pid, signal.SIGCONT)
+        rows = await subject.reader.read(UserId("u"), timeout_s=TIMEOUT_S)
+        assert rows["user_activity"].values["events"] == 3  # no answer of the call before
+
+
+async def test_a_registry_without_the_views_says_what_to_run(tmp_path: Path) -> None:
+    from feature_repo import store
+
+    state, settings = StateDir(tmp_path), FeatureSettings()
+    store.apply(state, settings)
+    opened = store.open_store(state, settings)
+    opened.delete_feature_view("user_activity")
+    with pytest.raises(LongtailError, match="longtail features apply"):
+        FeastFeatures(opened)
