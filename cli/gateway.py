@@ -31,6 +31,7 @@ def gateway(context: typer.Context) -> None:
     from serving.gateway.serve import serve
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.getLogger("feast").setLevel(logging.WARNING)  # it tells of each look into its registry
     settings: Settings = context.obj
     host = settings.gateway.address.rpartition(":")[0]
 

@@ -32,7 +32,11 @@ NEEDED: Final[Mapping[str, tuple[frozenset[str], frozenset[str]]]] = {
 
 
 class ContractError(LongtailError):
-    """A contract.json that is missing, unreadable, or not that of the model served."""
+    """A contract.json that cannot be read, or of another format."""
+
+
+class NoContractError(ContractError):
+    """Nothing was published on this machine, yet."""
 
 
 class TensorSpec(BaseModel):
@@ -93,7 +97,7 @@ class Contracts:
         own = self._models / str(version) / "assets.extra" / "contract.json"
         path = own if own.is_file() else self._newest()
         if path is None:
-            raise ContractError(
+            raise NoContractError(
                 f"no contract.json under {self._models}; run `longtail publish`, or set gateway.contract_path"
             )
         return read_contract(path)

@@ -156,10 +156,14 @@ def _model_check(scorer: TensorFlowServing, telemetry: Telemetry) -> Callable[[]
 
 
 def _policy_check(policies: PolicyBook, telemetry: Telemetry) -> Callable[[], Awaitable[None]]:
+    last = policies.policy.version
+
     async def check() -> None:
+        nonlocal last
         policies.reload_if_touched()
-        telemetry.policy.clear()
-        telemetry.policy.labels(policies.policy.version).set(1)
+        telemetry.policy.labels(last).set(0)
+        last = policies.policy.version
+        telemetry.policy.labels(last).set(1)
 
     return check
 

@@ -13,7 +13,7 @@ from longtail.activation.v1 import activation_pb2 as pb
 from longtail.activation.v1 import activation_pb2_grpc, feedback_pb2, feedback_pb2_grpc
 from serving.gateway import codec
 from serving.gateway.course import Course
-from serving.gateway.deadline import Deadline
+from serving.gateway.deadline import Deadline, Stage
 from serving.gateway.domain import Query
 from serving.gateway.errors import ReplayForbiddenError
 from serving.gateway.feedback import Feedback
@@ -66,7 +66,9 @@ class ActivationServicer(activation_pb2_grpc.ActivationServiceServicer):
             query = codec.decode_state_query(request, now_unix_s=now_unix_s)
             moment = self._moment(query, now_unix_s)
             course = Course(deadline, require_full=False)
-            groups = await read_features(query, self._ports, course, now_unix_s=moment, timeout_s=deadline.budget_s)
+            groups = await read_features(
+                query, self._ports, course, now_unix_s=moment, timeout_s=deadline.timeout_s(Stage.SCORE)
+            )
             user, _ = describe(query, groups, now_unix_s=moment, lifecycle=self._ports.lifecycle)
         return codec.encode_state(user, groups, course.degradations)
 

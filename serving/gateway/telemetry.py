@@ -1,4 +1,7 @@
-"""What Prometheus sees of the gateway."""
+"""What Prometheus sees of the gateway.
+
+Import this before Feast, which switches prometheus_client to sharing files between processes when it comes first.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ from typing import Final
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from serving.gateway.domain import Ranking
+from serving.gateway.errors import Cause
 
 SECONDS: Final = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 AGES_S: Final = (1, 10, 60, 600, 3600, 6 * 3600, 86_400, 7 * 86_400, 30 * 86_400)
@@ -58,6 +62,8 @@ class Telemetry:
         self.items = Gauge("longtail_items", "Items in memory.", registry=registry)
         self.decisions_written = Counter("longtail_decisions_written", "Lines of the decision log.", registry=registry)
         self.decisions_lost = Counter("longtail_decisions_lost", "Decisions not written.", ["cause"], registry=registry)
+        for cause in (Cause.QUEUE_FULL, Cause.DISK):  # from 0, so that the first one shows as an increase
+            self.decisions_lost.labels(cause.value)
 
     def observe(self, ranking: Ranking) -> None:
         state = ranking.user.state.value

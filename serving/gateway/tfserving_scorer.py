@@ -21,6 +21,7 @@ from serving.gateway.model_contract import (
     Contract,
     ContractError,
     Contracts,
+    NoContractError,
     Signature,
     TensorSpec,
     differences,
@@ -89,8 +90,10 @@ class TensorFlowServing:
         served_version = response.model_spec.version.value
         try:
             contract = self._contracts.of(served_version)
-        except ContractError as error:
+        except NoContractError as error:
             raise ModelError(Cause.UNAVAILABLE, str(error)) from error
+        except ContractError as error:
+            raise ModelError(Cause.CONTRACT_MISMATCH, str(error)) from error
         found = differences(contract, _signatures(response))
         if found:
             self._current = None
