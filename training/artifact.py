@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import keras
 import numpy as np
 
 from feature_repo.errors import LongtailError
@@ -30,16 +28,26 @@ class TrainedModel:
     user_ids: np.ndarray  # str [users]; user k is row 1 + k of δ
     popularity: np.ndarray  # float32 [rows, P], at the end of the training window
     window_us: tuple[int, int]  # first event, and the cut: events strictly before it
-    metrics: dict[str, Any] = field(default_factory=dict)
+    curve: list[dict[str, Any]] = field(default_factory=list)  # of the search on validation
+    best_epoch: int = 0
+    settings: dict[str, Any] = field(default_factory=dict)
 
     @property
     def shape(self) -> ModelShape:
         return self.recommender.model_shape
 
-    def user_weights(self, users: np.ndarray | None = None) -> np.ndarray:
+    def user_weights(self) -> np.ndarray:
         """δ_u and b_u, float32 [users, width + 1]."""
-        table = np.asarray(self.recommender.user_weights.get_weights()[0])[1:]
-        return table if users is None else table[users]
+        return np.asarray(self.recommender.user_weights.get_weights()[0])[1:]
+
+
+@dataclass(frozen=True, kw_only=True)
+class UserWeights:
+    """The users' part of a trained model, read without building it."""
+
+    version: int
+    user_ids: np.ndarray  # str [users]
+    weights: np.ndarray  # float32 [users, width + 1]
 
 
 def settle_unknown_item(recommender: Recommender) -> None:
@@ -62,30 +70,25 @@ def save(model: TrainedModel, directory: Path) -> None:
         event_types=model.event_types.astype(str),
         user_ids=model.user_ids.astype(str),
         popularity=model.popularity,
+        user_weights=model.user_weights(),
     )
     described = {
         "format": FORMAT,
         "version": model.version,
         "shape": asdict(model.shape),
         "window_us": model.window_us,
-        "metrics": model.metrics,
+        "curve": model.curve,
+        "best_epoch": model.best_epoch,
+        "settings": model.settings,
     }
     (draft / "model.json").write_text(json.dumps(described, indent=2))
     shutil.rmtree(directory, ignore_errors=True)
-    os.rename(draft, directory)
+    draft.rename(directory)
 
 
 def load(directory: Path) -> TrainedModel:
     """Reads the model. Raises LongtailError when there is none or it is of another format."""
-    try:
-        described = json.loads((directory / "model.json").read_text())
-    except (OSError, ValueError) as error:
-        raise LongtailError(f"there is no trained model in {directory}; run `longtail train` first") from error
-    if described.get("format") != FORMAT:
-        raise LongtailError(
-            f"the model in {directory} has format {described.get('format')!r}, this version reads {FORMAT}; "
-            "run `longtail train` again"
-        )
+    described = _described(directory)
     recommender = build(ModelShape(**described["shape"]))
     recommender.load_weights(str(directory / "model.weights.h5"))
     with np.load(directory / "tables.npz") as tables:
@@ -97,10 +100,29 @@ def load(directory: Path) -> TrainedModel:
             user_ids=tables["user_ids"].astype(object),
             popularity=tables["popularity"],
             window_us=(described["window_us"][0], described["window_us"][1]),
-            metrics=described["metrics"],
+            curve=described["curve"],
+            best_epoch=described["best_epoch"],
+            settings=described["settings"],
         )
 
 
-def reset_seeds(seed: int) -> None:
-    """Seeds Keras, NumPy and Python."""
-    keras.utils.set_random_seed(seed)
+def load_user_weights(directory: Path) -> UserWeights:
+    """Reads δ_u and b_u alone. Raises LongtailError as `load` does."""
+    described = _described(directory)
+    with np.load(directory / "tables.npz") as tables:
+        return UserWeights(
+            version=described["version"], user_ids=tables["user_ids"].astype(object), weights=tables["user_weights"]
+        )
+
+
+def _described(directory: Path) -> dict[str, Any]:
+    try:
+        described = json.loads((directory / "model.json").read_text())
+    except (OSError, ValueError) as error:
+        raise LongtailError(f"there is no trained model in {directory}; run `longtail train` first") from error
+    if described.get("format") != FORMAT:
+        raise LongtailError(
+            f"the model in {directory} has format {described.get('format')!r}, this version reads {FORMAT}; "
+            "run `longtail train` again"
+        )
+    return dict(described)

@@ -9,11 +9,12 @@ import numpy as np
 import pandas as pd
 
 from feature_repo.errors import LongtailError
+from training.popularity import DAY_US
 
 
 @dataclass(frozen=True, kw_only=True)
 class Engagements:
-    """One row per engagement, sorted by (user, time); codes index the id arrays."""
+    """One row per engagement, sorted by user and time, equal times by descending item; codes index the id arrays."""
 
     user_ids: np.ndarray  # str [users]
     item_ids: np.ndarray  # str [items]
@@ -45,6 +46,10 @@ class Engagements:
         """The events strictly before a time."""
         return self.where(self.time_us < as_of_us)
 
+    def is_returning(self) -> np.ndarray:
+        """Bool [events]: true from a day after the user's first event on."""
+        return np.asarray(self.time_us - self.time_us[self.starts[self.user]] >= DAY_US)
+
     def first_of_each_item(self) -> np.ndarray:
         """Bool [events]: true where the user meets the item for the first time."""
         pair = self.user.astype(np.int64) * len(self.item_ids) + self.item
@@ -65,7 +70,7 @@ def from_frame(frame: pd.DataFrame) -> Engagements:
     item, item_ids = pd.factorize(frame["item_id"].astype(str), sort=True)
     event_type, event_types = pd.factorize(frame["event_type"].astype(str), sort=True)
     time_us = frame["event_time"].to_numpy(dtype="datetime64[us]").astype(np.int64)
-    order = np.lexsort((item, time_us, user))
+    order = np.lexsort((-item, time_us, user))  # newest first, equal times are in the order of item ids
     return Engagements(
         user_ids=np.asarray(user_ids, dtype=object),
         item_ids=np.asarray(item_ids, dtype=object),

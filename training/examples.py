@@ -6,17 +6,15 @@ that the user met for the first time at or after it. Negatives are drawn anew ea
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
 from training.engagements import Engagements
-from training.popularity import PopularityTable
+from training.popularity import DAY_US, PopularityTable
 from training.vocabulary import FIRST_ROW, PADDING
 
-UserFeatures = Callable[[np.ndarray, np.ndarray], np.ndarray]
-"""(user codes [n], as_of_us [n]) → float32 [n, F], NaN where missing."""
+RETURN_GAP_DAYS = 0.25  # a visit after so long a pause is a return
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +28,13 @@ class Moments:
 
     def __len__(self) -> int:
         return len(self.user)
+
+    def is_return(self, log: Engagements, *, gap_days: float = RETURN_GAP_DAYS) -> np.ndarray:
+        """Bool [moments]: true where the user has a past and comes back after such a gap."""
+        has_past = self.end > self.start
+        next_us = log.time_us[np.minimum(self.end, len(log) - 1)]
+        gap_us = next_us - log.time_us[np.maximum(self.end - 1, 0)]
+        return has_past & (gap_us >= gap_days * DAY_US)
 
     def take(self, rows: np.ndarray) -> Moments:
         return Moments(user=self.user[rows], start=self.start[rows], end=self.end[rows], as_of_us=self.as_of_us[rows])
@@ -122,6 +127,10 @@ class Sampler:
     new_before: np.ndarray  # int64 [events + 1], how many of those lie before each position
     probability: np.ndarray  # float64 [rows], of an item as a negative
     cumulative: np.ndarray  # float64 [rows]
+
+    def has_target(self, moments: Moments) -> np.ndarray:
+        """Bool [moments]: true where the user meets a known item later on."""
+        return self.new_before[self.log.starts[moments.user + 1]] > self.new_before[moments.end]
 
     def targets(self, moments: Moments, rng: np.random.Generator) -> np.ndarray:
         """Item rows [moments, positives], 0 where there are fewer."""

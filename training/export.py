@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 from datetime import UTC, datetime
@@ -25,7 +24,14 @@ TOLERANCE = 1e-5
 WARMUP_BATCHES = (1, 2, 8, 32)
 
 
-def export(model: TrainedModel, exports: Path, *, retrieve_k: int, candidate_buckets: tuple[int, ...]) -> Path:
+def export(
+    model: TrainedModel,
+    exports: Path,
+    *,
+    retrieve_k: int,
+    candidate_buckets: tuple[int, ...],
+    metrics: dict[str, Any],
+) -> Path:
     """Writes exports/<version>, verified: reloaded, it scores as the trained model does. Replaces an earlier export."""
     draft = exports / f".{model.version}.draft"
     shutil.rmtree(draft, ignore_errors=True)
@@ -44,7 +50,7 @@ def export(model: TrainedModel, exports: Path, *, retrieve_k: int, candidate_buc
         embedding_size=model.shape.embedding_size,
         num_items=len(model.item_ids),
         window=(_iso(model.window_us[0]), _iso(model.window_us[1])),
-        metrics=model.metrics,
+        metrics=metrics,
         git_revision=_git_revision(),
     )
     (assets / serving_contract.CONTRACT).write_text(json.dumps(contract, indent=2))
@@ -52,7 +58,7 @@ def export(model: TrainedModel, exports: Path, *, retrieve_k: int, candidate_buc
     verify(model, draft)
     final = exports / str(model.version)
     shutil.rmtree(final, ignore_errors=True)
-    os.rename(draft, final)
+    draft.rename(final)
     return final
 
 
@@ -139,7 +145,7 @@ def _write_warmup(path: Path, model: TrainedModel, candidate_buckets: tuple[int,
 
 
 def _describe(function: Any) -> dict[str, dict[str, Any]]:
-    specs = function.structured_input_signature[1]
+    specs = function.structured_input_signature[1]  # every argument is by name
     return {
         "inputs": {alias: _tensor_info(spec) for alias, spec in sorted(specs.items())},
         "outputs": {alias: _tensor_info(spec) for alias, spec in sorted(function.structured_outputs.items())},

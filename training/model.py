@@ -52,7 +52,7 @@ class ModelShape:
     user_prior: float = 1.0
 
 
-class HistoryEncoder(keras.layers.Layer):
+class HistoryEncoder(keras.layers.Layer):  # type: ignore[misc]  # the library ships no types
     """The user's past as tokens: a context token of the user's features, then the history, newest first."""
 
     def __init__(self, shape: ModelShape, **kwargs: Any) -> None:
@@ -86,7 +86,7 @@ class HistoryEncoder(keras.layers.Layer):
         return self.norm(tokens), is_token
 
 
-class UserFeatureNormalisation(keras.layers.Layer):
+class UserFeatureNormalisation(keras.layers.Layer):  # type: ignore[misc]  # the library ships no types
     """(x − mean) / deviation with the training data's statistics; a missing value becomes 0 and sets its flag."""
 
     def __init__(self, num_features: int, **kwargs: Any) -> None:
@@ -101,7 +101,7 @@ class UserFeatureNormalisation(keras.layers.Layer):
         return ops.concatenate([ops.clip(scaled, -5.0, 5.0), ops.cast(is_missing, scaled.dtype)], axis=-1)
 
 
-class EncoderBlock(keras.layers.Layer):
+class EncoderBlock(keras.layers.Layer):  # type: ignore[misc]  # the library ships no types
     """Self-attention over the history and a feed-forward layer, each normalised before and added after."""
 
     def __init__(self, shape: ModelShape, **kwargs: Any) -> None:
@@ -124,7 +124,7 @@ class EncoderBlock(keras.layers.Layer):
         return tokens + self.dropout(fed, training=training)
 
 
-class CandidateAttention(keras.layers.Layer):
+class CandidateAttention(keras.layers.Layer):  # type: ignore[misc]  # the library ships no types
     """Multi-head attention of each candidate over [itself; history]; candidates never see each other."""
 
     def __init__(self, shape: ModelShape, **kwargs: Any) -> None:
@@ -158,7 +158,7 @@ class CandidateAttention(keras.layers.Layer):
         return ops.reshape(heads, (-1, ops.shape(heads)[1], self.heads * self.head_width))
 
 
-class Recommender(keras.Model):
+class Recommender(keras.Model):  # type: ignore[misc]  # the library ships no types
     """Scores candidates for users; see the module's docstring for the formula.
 
     Inputs, all with the batch first: history_items, history_types int32 [batch, history]; history_age_s float32
@@ -189,7 +189,7 @@ class Recommender(keras.Model):
             shape=(2,), initializer=_slope_one, trainable=False, name="calibration"
         )  # Platt's a and b
 
-    def encode(self, inputs: Tensors, training: bool = False) -> "EncodedUser":
+    def encode(self, inputs: Tensors, training: bool = False) -> EncodedUser:
         """Encodes the history, once, for any number of candidates."""
         items = self.items(inputs["history_items"])  # [batch, history, width]
         tokens, is_token = self.encoder(inputs, items, training=training)
@@ -198,17 +198,17 @@ class Recommender(keras.Model):
             tokens=tokens, is_token=is_token, embedding=embedding, popularity_weights=self.popularity_weights(embedding)
         )
 
-    def item_terms(self, user: "EncodedUser", items: Any, popularity: Any) -> Any:
+    def item_terms(self, user: EncodedUser, items: Any, popularity: Any) -> Any:
         """c_ui [batch, candidates]: the item's bias and what this user makes of its popularity."""
         return self.item_bias(items)[..., 0] + ops.einsum("bnp,bp->bn", popularity, user.popularity_weights)
 
-    def rank_logits(self, user: "EncodedUser", items: Any, vectors: Any, popularity: Any, user_weights: Any) -> Any:
+    def rank_logits(self, user: EncodedUser, items: Any, vectors: Any, popularity: Any, user_weights: Any) -> Any:
         """Logits [batch, candidates], not calibrated; `vectors` are the candidates' h_i, `user_weights` δ_u and b_u."""
         z = self.attention(vectors, user.tokens, user.is_token) + vectors * user.embedding[:, None, :]
         own = ops.einsum("bnd,bd->bn", z, user_weights[:, :-1]) + user_weights[:, -1:]  # δ_uᵀ z_i + b_u
         return self.shared_weights(z)[..., 0] + own + self.item_terms(user, items, popularity)
 
-    def retrieve_logits(self, user: "EncodedUser", items: Any, vectors: Any, popularity: Any) -> Any:
+    def retrieve_logits(self, user: EncodedUser, items: Any, vectors: Any, popularity: Any) -> Any:
         """Logits [batch, candidates] of the dot product alone."""
         return ops.einsum("bnd,bd->bn", vectors, user.embedding) + self.item_terms(user, items, popularity)
 

@@ -13,7 +13,7 @@ from training.vocabulary import FIRST_ROW, PADDING, UNKNOWN
 UNSEEN_SCORE = -1e9
 
 
-class ServingGraph(tf.Module):
+class ServingGraph(tf.Module):  # type: ignore[misc]  # the library ships no types
     """`rank`, `retrieve` and `encode_user`. Batch first in every input and output; nothing is scalar."""
 
     def __init__(self, model: TrainedModel, *, retrieve_k: int) -> None:
@@ -53,7 +53,7 @@ class ServingGraph(tf.Module):
         }
         return {name: tf.TensorSpec(shape, dtype, name=name) for name, (shape, dtype) in shapes.items()}
 
-    def rank(self, candidate_item_ids: tf.Tensor, **user_inputs: tf.Tensor) -> dict[str, tf.Tensor]:
+    def rank(self, *, candidate_item_ids: tf.Tensor, **user_inputs: tf.Tensor) -> dict[str, tf.Tensor]:
         """Calibrated probabilities [batch, candidates]; 0 where the candidate id is empty."""
         user, _ = self._encode(user_inputs)
         rows = self._items.lookup(candidate_item_ids)  # [batch, candidates]

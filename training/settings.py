@@ -2,10 +2,61 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from feature_repo.contract import HISTORY_LENGTH
 
 
 class TrainingSettings(BaseModel):
     """How the recommender is trained, evaluated and exported."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    # the model
+    embedding_size: int = Field(64, ge=1, description="Width of item vectors, and of W_u.")
+    num_heads: int = Field(8, ge=1, description="Attention heads; the width is split over them.")
+    num_blocks: int = Field(1, ge=0, description="Self-attention blocks that encode the history.")
+    history_length: Literal[50] = Field(
+        HISTORY_LENGTH, description="Behaviours the model reads; the feature view keeps as many."
+    )
+    dropout: float = Field(0.1, ge=0, lt=1, description="Share of activations dropped in training.")
+    user_prior: float = Field(
+        50.0, ge=0, description="Precision of the Gaussian prior of δ_u around 0; larger keeps users nearer to W_0."
+    )
+    user_dropout: float = Field(
+        0.3, ge=0, le=1, description="Share of examples trained with δ_u = 0, so that W_0 serves new users too."
+    )
+    # examples
+    moments_per_user: int = Field(16, ge=1, description="Moments of each user's life that become examples.")
+    positives: int = Field(8, ge=1, description="Items the user went on to engage with, drawn per moment and epoch.")
+    negatives: int = Field(64, ge=1, description="Items drawn at random per moment and epoch.")
+    popularity_share: float = Field(
+        0.0, ge=0, le=1, description="Share of negatives drawn by popularity; the rest uniformly."
+    )
+    horizon: int = Field(64, ge=1, description="Positives are drawn among the next so many new items.")
+    half_life_days: float = Field(
+        0.0, ge=0, description="An example this old counts half as much as one at the cut; 0 counts all alike."
+    )
+    return_weight: float = Field(
+        10.0, gt=0, description="An example of a user who comes back after a pause counts as so many within a visit."
+    )
+    # the fit
+    seed: int = Field(0, ge=0, description="Of initial weights, order, dropout and sampling.")
+    batch_size: int = Field(128, ge=1, description="Moments in a batch.")
+    learning_rate: float = Field(2e-3, gt=0, description="Peak; warmed up over the first and cooled to 0 by the last.")
+    weight_decay: float = Field(0.0, ge=0, description="Of AdamW.")
+    max_epochs: int = Field(8, ge=1, description="Passes over the moments at most.")
+    patience: int = Field(3, ge=1, description="Epochs without a better validation NDCG@10 before the search stops.")
+    # the split
+    validation_from: float = Field(0.8, gt=0, lt=1, description="Quantile of event times where validation starts.")
+    test_from: float = Field(0.9, gt=0, lt=1, description="Quantile where validation ends and test starts.")
+    returning_after_days: float = Field(
+        7.0, gt=0, description="The report's slice of returning users: so long from the last event to the first target."
+    )
+    # the export
+    retrieve_k: int = Field(200, ge=1, description="Items that `retrieve` gives, capped by the catalogue.")
+    candidate_buckets: tuple[int, ...] = Field(
+        (16, 50, 100, 200, 500, 1000), description="Numbers of candidates that are warmed up; callers pad to one."
+    )

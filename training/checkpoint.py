@@ -1,0 +1,91 @@
+"""Checkpoints: after each epoch everything a run needs to go on as if it had not been interrupted."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from feature_repo.errors import LongtailError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """Where a run stands."""
+
+    fingerprint: str  # of the settings and the log; another one cannot be resumed
+    done_epochs: int = 0
+    best_epoch: int = 0
+    best_score: float = float("-inf")
+    stopped: bool = False
+    epochs: list[dict[str, Any]] = field(default_factory=list)
+
+    def after(self, epoch: int, line: dict[str, Any], score: float | None, patience: int) -> Checkpoint:
+        """After one more epoch; without a score the latest epoch is the best."""
+        is_best = score is None or score > self.best_score
+        best_epoch = epoch if is_best else self.best_epoch
+        return replace(
+            self,
+            done_epochs=epoch,
+            best_epoch=best_epoch,
+            best_score=self.best_score if score is None else max(self.best_score, score),
+            stopped=score is not None and epoch - best_epoch >= patience,
+            epochs=[*self.epochs, line],
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoints:
+    """The checkpoints of one run in one folder: the last epoch and the best one."""
+
+    directory: Path
+    fingerprint: str
+
+    def start(self) -> Checkpoint:
+        """Forgets what an earlier run left."""
+        shutil.rmtree(self.directory, ignore_errors=True)
+        return Checkpoint(fingerprint=self.fingerprint)
+
+    def save(self, model: keras.Model, state: Checkpoint) -> None:
+        """Keeps the last epoch, and a copy of it when it is the best; a crash leaves the one before."""
+        self.directory.mkdir(parents=True, exist_ok=True)
+        arrays: dict[str, Any] = {f"model_{index}": np.asarray(value) for index, value in enumerate(model.variables)}
+        arrays |= {f"optimizer_{index}": np.asarray(value) for index, value in enumerate(model.optimizer.variables)}
+        draft = self.directory / ".draft.npz"
+        np.savez(draft, state=json.dumps(asdict(state)), **arrays)
+        if state.best_epoch == state.done_epochs:
+            best = self.directory / ".best.npz"
+            shutil.copyfile(draft, best)
+            best.replace(self.directory / "best.npz")
+        draft.replace(self.directory / "last.npz")
+
+    def restore(self, model: keras.Model) -> Checkpoint:
+        """Puts the model and its optimizer where the last epoch left them; a fresh start where there is none."""
+        path = self.directory / "last.npz"
+        if not path.exists():
+            return self.start()
+        with np.load(path) as arrays:
+            state = Checkpoint(**json.loads(str(arrays["state"])))
+            if state.fingerprint != self.fingerprint:
+                raise LongtailError(
+                    f"{path} belongs to other settings or another event log; train without --resume to start anew"
+                )
+            model.optimizer.build(model.trainable_variables)
+            _assign(model.variables, arrays, "model")
+            _assign(model.optimizer.variables, arrays, "optimizer")
+        return state
+
+    def restore_best(self, model: keras.Model) -> None:
+        """Gives the model the weights of the best epoch."""
+        with np.load(self.directory / "best.npz") as arrays:
+            _assign(model.variables, arrays, "model")
+
+
+def _assign(variables: list[Any], arrays: Any, prefix: str) -> None:
+    for index, variable in enumerate(variables):
+        variable.assign(arrays[f"{prefix}_{index}"])

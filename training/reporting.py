@@ -1,0 +1,73 @@
+"""From an evaluation to report.json, report.html and the recommendations themselves."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from training import artifact, report, workflow
+from training.assessment import MODEL, report_of
+from training.split import SplitName
+from training.workflow import Progress, Run
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """What `longtail evaluate` shows."""
+
+    report: dict[str, Any]
+    top: pd.DataFrame  # user_id, rank, item_id
+    page: Path
+
+
+def evaluate(run: Run, folder: Path, *, split: SplitName, k: int, resume: bool, progress: Progress) -> Evaluation:
+    """Measures and writes; the leave-one-out report lies in a folder of its own, so that the primary one stays."""
+    if split == "temporal":
+        model = artifact.load(folder / workflow.MODEL_FOLDER)
+        question, assessment = workflow.evaluate(run, model, k=k)
+        curve, best_epoch, version, out = model.curve, model.best_epoch, model.version, folder
+    else:
+        question, assessment, learnt = workflow.evaluate_leave_one_out(
+            run, folder / "checkpoints", resume=resume, progress=progress, k=k
+        )
+        curve, best_epoch, version = [epoch.as_json() for epoch in learnt.curve], learnt.best_epoch, 0
+        out = folder / "leave-one-out"
+    fit = question.fit
+    described = {
+        "split": split,
+        "version": version,
+        "training_window": {"start": workflow.iso(int(fit.time_us.min())), "end": workflow.iso(question.cut_us)},
+        "counts": {
+            "engagements": len(fit),
+            "users": len(set(fit.user.tolist())),
+            "items": len(assessment.known_items),
+        },
+        "curve": curve,
+        "best_epoch": best_epoch,
+        "returning_after_days": run.settings.returning_after_days,
+        "settings": run.settings.model_dump(mode="json"),
+    } | report_of(assessment)
+    _, page = report.write(described, out)
+    return Evaluation(report=described, top=workflow.top_frame(run, question, assessment), page=page)
+
+
+def metrics_of(folder: Path, version: int) -> dict[str, Any]:
+    """The model's own metrics by slice for its contract; empty when this version was not evaluated."""
+    try:
+        described = json.loads((folder / "report.json").read_text())
+    except (OSError, ValueError):
+        return {}
+    if described.get("version") != version:
+        return {}
+    return {
+        name: {"users": values["users"]}
+        | {
+            metric: value["mean"] if isinstance(value, dict) else value
+            for metric, value in values["scorers"][MODEL].items()
+        }
+        for name, values in described["slices"].items()
+    }

@@ -1,0 +1,250 @@
+"""The steps behind `train` and `evaluate`: what happens in which order, and what is kept where."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from feature_repo.errors import LongtailError
+from feature_repo.settings import FeatureSettings
+from training import artifact
+from training.artifact import TrainedModel
+from training.assessment import MODEL, Assessment, assess
+from training.calibration import platt
+from training.checkpoint import Checkpoints
+from training.engagements import Engagements
+from training.evaluation import ask, make_sheet, share_of_users, validation_ndcg
+from training.examples import Moments
+from training.fitting import (
+    Epoch,
+    Fit,
+    OnEpoch,
+    OnStep,
+    Preparation,
+    fit,
+    make_examples,
+    new_recommender,
+    prepare,
+)
+from training.log_reader import LogReader, UserColumns, open_log
+from training.model import Recommender
+from training.scoring import ModelScorer, model_scorer
+from training.settings import TrainingSettings
+from training.split import Question, Split, split
+from training.vocabulary import FIRST_ROW
+
+MODEL_FOLDER = "model"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """How a run tells what it does; the default is silent."""
+
+    on_phase: Callable[[str, int], None] = lambda name, epochs: None
+    on_epoch: OnEpoch = lambda epoch: None
+    on_step: OnStep = lambda done, total: None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """One log and one set of settings."""
+
+    reader: LogReader
+    log: Engagements
+    settings: TrainingSettings
+
+    def user_columns(self, moments: Moments) -> UserColumns:
+        return self.reader.user_columns(self.log.user_ids[moments.user], moments.as_of_us)
+
+    def user_features(self, user: np.ndarray, as_of_us: np.ndarray) -> np.ndarray:
+        return self.reader.user_columns(self.log.user_ids[user], as_of_us).features
+
+    def fingerprint(self, phase: str) -> str:
+        """Of everything that decides the run's numbers."""
+        digest = hashlib.sha256(self.settings.model_dump_json().encode())
+        for values in (self.log.user, self.log.item, self.log.event_type, self.log.time_us):
+            digest.update(np.ascontiguousarray(values).tobytes())
+        return f"{phase}-{digest.hexdigest()[:16]}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Learnt:
+    """A recommender with the rows it speaks, calibrated."""
+
+    recommender: Recommender
+    prepared: Preparation
+    curve: list[Epoch]  # of the search on validation
+    best_epoch: int
+
+
+def start(events: Path, features: FeatureSettings, settings: TrainingSettings) -> Run:
+    """Reads the log."""
+    reader = open_log(events, features)
+    return Run(reader=reader, log=reader.engagements(), settings=settings)
+
+
+def learn(run: Run, made: Split, folder: Path, *, resume: bool, refit: bool, progress: Progress) -> Learnt:
+    """Searches the number of epochs on validation, calibrates there, then refits on all that may be learnt from.
+
+    Without `refit` the searched model itself is the result: leave-one-out fits on train only.
+    """
+    searched, prepared, scorer = _search(run, made.validation, folder, resume=resume, progress=progress)
+    sheet = make_sheet(made.validation, prepared.tables.item_row, prepared.num_rows)
+    share = share_of_users(sheet, prepared.tables.item_row[prepared.fit.item], prepared.fit.user)
+    answer = ask(sheet, scorer, share, seed=run.settings.seed)
+    slope_and_offset = platt(answer.target_score, answer.negative_score)
+    recommender = searched.recommender
+    if refit:
+        recommender, prepared = _refit(run, made.test, folder, searched.best_epoch, resume=resume, progress=progress)
+    artifact.settle_unknown_item(recommender)
+    recommender.calibration.assign(slope_and_offset)
+    return Learnt(recommender=recommender, prepared=prepared, curve=searched.epochs, best_epoch=searched.best_epoch)
+
+
+def _search(
+    run: Run, question: Question, folder: Path, *, resume: bool, progress: Progress
+) -> tuple[Fit, Preparation, ModelScorer]:
+    settings = run.settings
+    prepared = prepare(question.fit, question.cut_us)
+    examples = make_examples(prepared, run.user_features, settings)
+    recommender = new_recommender(prepared, examples, settings, settings.max_epochs)
+    scorer = _scorer(run, question, prepared, recommender)
+    sheet = make_sheet(question, prepared.tables.item_row, prepared.num_rows)
+    progress.on_phase("search on validation", settings.max_epochs)
+    fitted = fit(
+        recommender,
+        examples,
+        settings,
+        epochs=settings.max_epochs,
+        checkpoints=Checkpoints(directory=folder / "search", fingerprint=run.fingerprint("search")),
+        resume=resume,
+        validate=validation_ndcg(sheet, scorer),
+        on_epoch=progress.on_epoch,
+        on_step=progress.on_step,
+    )
+    return fitted, prepared, scorer
+
+
+def _refit(
+    run: Run, question: Question, folder: Path, epochs: int, *, resume: bool, progress: Progress
+) -> tuple[Recommender, Preparation]:
+    settings = run.settings
+    prepared = prepare(question.fit, question.cut_us)
+    examples = make_examples(prepared, run.user_features, settings)
+    recommender = new_recommender(prepared, examples, settings, settings.max_epochs)
+    progress.on_phase("refit on everything before the test", epochs)
+    fitted = fit(
+        recommender,
+        examples,
+        settings,
+        epochs=epochs,
+        checkpoints=Checkpoints(directory=folder / "refit", fingerprint=run.fingerprint(f"refit-{epochs}")),
+        resume=resume,
+        on_epoch=progress.on_epoch,
+        on_step=progress.on_step,
+    )
+    return fitted.recommender, prepared
+
+
+def _scorer(run: Run, question: Question, prepared: Preparation, recommender: Recommender) -> ModelScorer:
+    features = run.user_columns(question.moments).features
+    return model_scorer(recommender, question, prepared.tables, features, prepared.popularity)
+
+
+def train(run: Run, folder: Path, *, version: int, resume: bool, progress: Progress) -> TrainedModel:
+    """The temporal split: search, calibrate, refit, keep. The test window is not looked at."""
+    made = split(run.log, "temporal", run.settings)
+    learnt = learn(run, made, folder / "checkpoints", resume=resume, refit=True, progress=progress)
+    model = _as_trained(run, learnt, version)
+    artifact.save(model, folder / MODEL_FOLDER)
+    return model
+
+
+def _as_trained(run: Run, learnt: Learnt, version: int) -> TrainedModel:
+    prepared = learnt.prepared
+    return TrainedModel(
+        version=version,
+        recommender=learnt.recommender,
+        item_ids=run.log.item_ids[prepared.known_items],
+        event_types=run.log.event_types,
+        user_ids=run.log.user_ids,
+        popularity=prepared.popularity.features[-1],
+        window_us=(int(prepared.fit.time_us.min()), prepared.cut_us),
+        curve=[epoch.as_json() for epoch in learnt.curve],
+        best_epoch=learnt.best_epoch,
+        settings=run.settings.model_dump(mode="json"),
+    )
+
+
+def evaluate(run: Run, model: TrainedModel, *, k: int = 10) -> tuple[Question, Assessment]:
+    """Asks the kept model the test question of the temporal split it was trained before."""
+    question = split(run.log, "temporal", run.settings).test
+    if question.cut_us != model.window_us[1]:
+        raise LongtailError(
+            f"the model {model.version} was trained before {iso(model.window_us[1])}, but the test of this log and "
+            f"these settings starts at {iso(question.cut_us)}: events came in or settings changed; "
+            "run `longtail train` again"
+        )
+    prepared = prepare(question.fit, question.cut_us)
+    return question, _assess(run, question, prepared, model.recommender, k)
+
+
+def evaluate_leave_one_out(
+    run: Run, folder: Path, *, resume: bool, progress: Progress, k: int = 10
+) -> tuple[Question, Assessment, Learnt]:
+    """Fits a model of its own on the train part and asks it the test question."""
+    made = split(run.log, "leave-one-out", run.settings)
+    learnt = learn(run, made, folder / "leave-one-out", resume=resume, refit=False, progress=progress)
+    return made.test, _assess(run, made.test, learnt.prepared, learnt.recommender, k), learnt
+
+
+def _assess(run: Run, question: Question, prepared: Preparation, recommender: Recommender, k: int) -> Assessment:
+    columns = run.user_columns(question.moments)
+    return assess(
+        question,
+        prepared,
+        recommender,
+        columns.features,
+        columns.state,
+        seed=run.settings.seed,
+        returning_after_days=run.settings.returning_after_days,
+        k=k,
+    )
+
+
+def new_version(now: datetime) -> int:
+    """YYYYMMDDHHMMSS of a UTC time.
+
+    >>> new_version(datetime(2026, 1, 2, 3, 4, 5))
+    20260102030405
+    """
+    return int(now.strftime("%Y%m%d%H%M%S"))
+
+
+def iso(time_us: int) -> str:
+    """UTC, for people and JSON.
+
+    >>> iso(0)
+    '1970-01-01T00:00:00+00:00'
+    """
+    return datetime.fromtimestamp(time_us / 1e6, UTC).isoformat()
+
+
+def top_frame(run: Run, question: Question, assessment: Assessment) -> pd.DataFrame:
+    """What the model recommends: user_id, rank from 1, item_id."""
+    top = assessment.answers[MODEL].top  # [users, k]
+    row, column = np.nonzero(top)
+    items = assessment.known_items[top[row, column] - FIRST_ROW]
+    return pd.DataFrame(
+        {
+            "user_id": run.log.user_ids[question.moments.user[row]].astype(str),
+            "rank": (column + 1).astype(np.int64),
+            "item_id": run.log.item_ids[items].astype(str),
+        }
+    )
