@@ -42,6 +42,17 @@ class ServingGraph(tf.Module):  # type: ignore[misc]  # the library ships no typ
             "encode_user": tf.function(self.encode_user).get_concrete_function(**user),
         }
 
+    def state(self) -> tf.Module:
+        """What a SavedModel keeps besides the graph: TensorFlow's own variables, and the tables.
+
+        Keras' variables must not be tracked: around each the SavedModel would restore a copy that the signatures do
+        not read. Python's loader hides that; a session, which is how TensorFlow Serving loads, finds nothing.
+        """
+        root = tf.Module(name="longtail")
+        root.model_variables = [variable.value for variable in self._model.variables]
+        root.tables = [self._items, self._types]
+        return root
+
     def user_specs(self) -> dict[str, tf.TensorSpec]:
         shapes = {
             "history_item_ids": ([None, self._length], tf.string),
