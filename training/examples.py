@@ -34,7 +34,8 @@ class Moments:
         has_past = self.end > self.start
         next_us = log.time_us[np.minimum(self.end, len(log) - 1)]
         gap_us = next_us - log.time_us[np.maximum(self.end - 1, 0)]
-        return has_past & (gap_us >= gap_days * DAY_US)
+        is_return: np.ndarray = has_past & (gap_us >= gap_days * DAY_US)
+        return is_return
 
     def take(self, rows: np.ndarray) -> Moments:
         return Moments(user=self.user[rows], start=self.start[rows], end=self.end[rows], as_of_us=self.as_of_us[rows])
@@ -130,7 +131,8 @@ class Sampler:
 
     def has_target(self, moments: Moments) -> np.ndarray:
         """Bool [moments]: true where the user meets a known item later on."""
-        return self.new_before[self.log.starts[moments.user + 1]] > self.new_before[moments.end]
+        has_target: np.ndarray = self.new_before[self.log.starts[moments.user + 1]] > self.new_before[moments.end]
+        return has_target
 
     def targets(self, moments: Moments, rng: np.random.Generator) -> np.ndarray:
         """Item rows [moments, positives], 0 where there are fewer."""

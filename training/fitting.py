@@ -86,10 +86,11 @@ def _weights(
     prepared: Preparation, is_return: np.ndarray, as_of_us: np.ndarray, settings: TrainingSettings
 ) -> np.ndarray:
     """Float32 [moments], mean 1: returns count more, and old examples less where a half-life is set."""
-    weight = np.where(is_return, settings.return_weight, 1.0)
+    weight: np.ndarray = np.where(is_return, settings.return_weight, 1.0)
     if settings.half_life_days > 0:
         weight = weight * 2.0 ** (-(prepared.cut_us - as_of_us) / DAY_US / settings.half_life_days)
-    return (weight / weight.mean()).astype(np.float32)
+    share: np.ndarray = (weight / weight.mean()).astype(np.float32)
+    return share
 
 
 def new_recommender(prepared: Preparation, examples: Examples, settings: TrainingSettings, epochs: int) -> Recommender:

@@ -33,7 +33,8 @@ class PopularityScorer:
         period = self.table.periods(self.moments.as_of_us[users])
         counted = self.table.features[period][:, :, POPULARITY_FEATURES.index(self.feature)]
         all_time = self.table.features[period][:, :, 0]
-        return counted + 1e-4 * all_time  # [users, rows]; among equals the more popular of all time comes first
+        scores: np.ndarray = counted + 1e-4 * all_time  # [users, rows]; among equals the more popular of all time first
+        return scores
 
 
 BASELINES = {"popularity": "log_all_time", "popularity_30d": "log_30d", "popularity_7d": "log_7d"}
@@ -55,7 +56,8 @@ class ModelScorer:
         rows = self.table.features.shape[1]
         batch["candidate_items"] = np.broadcast_to(np.arange(rows, dtype=np.int32), (len(period), rows))
         batch["candidate_popularity"] = self.table.features[period]
-        return self.recommender.predict_on_batch(batch)
+        logits: dict[str, np.ndarray] = self.recommender.predict_on_batch(batch)
+        return logits
 
     def __call__(self, users: slice) -> np.ndarray:
         return self.logits(users)["rank"]

@@ -58,7 +58,8 @@ def split(log: Engagements, name: SplitName, settings: TrainingSettings) -> Spli
             raise LongtailError(
                 f"the {name} split leaves no user to ask in its {question.name} part: it needs users with events "
                 f"before the cut who met an item afterwards that existed before; the log has "
-                f"{len(log.user_ids)} users and {len(log)} engagements from {_day(log.time_us.min())} to {_day(log.time_us.max())}; "
+                f"{len(log.user_ids)} users and {len(log)} engagements from {_day(log.time_us.min())} "
+                f"to {_day(log.time_us.max())}; "
                 "import a longer log, or move training.validation_from and training.test_from"
             )
     return made
