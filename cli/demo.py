@@ -92,7 +92,7 @@ def _run(settings: Settings, number: int, step: Step) -> None:
         return
     arguments = ("--state-dir", str(settings.state_dir), *step.arguments)
     typer.secho(f"$ longtail {shlex.join(arguments)}", dim=True)
-    if code := subprocess.run([sys.executable, "-m", "cli.main", *arguments], check=False).returncode:
+    if code := subprocess.run([sys.executable, "-P", "-m", "cli.main", *arguments], check=False).returncode:
         raise DemoError(f"`longtail {shlex.join(arguments)}` ended with exit code {code}; its output above says why")
 
 

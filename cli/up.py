@@ -37,7 +37,8 @@ class PartError(LongtailError):
 
 def parts(settings: Settings) -> tuple[Part, Part]:
     """Model server first: the gateway checks the model's contract when it starts."""
-    longtail = (sys.executable, "-m", "cli.main", "--state-dir", str(settings.state_dir))
+    # -P: a folder named `training` or `serving` where the user stands must not be taken for ours
+    longtail = (sys.executable, "-P", "-m", "cli.main", "--state-dir", str(settings.state_dir))
     host, _, port = settings.gateway.model_server.rpartition(":")
     serve = (
         "model-server",

@@ -68,7 +68,10 @@ def server(
     """A `longtail` server process, once its health is SERVING, and the seconds that took."""
     began_s = time.perf_counter()
     process = subprocess.Popen(
-        [sys.executable, "-m", "cli.main", *command], env=environ, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        [sys.executable, "-P", "-m", "cli.main", *command],
+        env=environ,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
     )
     try:
         while not is_serving(address):

@@ -35,7 +35,7 @@ def run(plan: Plan, directory: Path, *, progress: Progress = lambda made, failed
 
 
 def _drive(plan_file: Path, samples_file: Path, log_file: Path, *, limit_s: float, progress: Progress) -> None:
-    command = [sys.executable, "-m", "loadtest.driver", str(plan_file), str(samples_file)]
+    command = [sys.executable, "-P", "-m", "loadtest.driver", str(plan_file), str(samples_file)]
     with (
         log_file.open("w", encoding="utf-8") as log,
         subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True) as process,

@@ -52,7 +52,7 @@ def test_a_weight_of_a_new_event_type_is_no_unknown_setting(monkeypatch: pytest.
 
 def test_the_command_exits_1_for_a_wrong_setting_and_2_for_wrong_usage(tmp_path: Path) -> None:
     def exit_code(*arguments: str, **environ: str) -> tuple[int, str]:
-        command = [sys.executable, "-m", "cli.main", *arguments]
+        command = [sys.executable, "-P", "-m", "cli.main", *arguments]
         done = subprocess.run(command, capture_output=True, text=True, env=environ, check=False, cwd=tmp_path)
         return done.returncode, done.stderr
 
