@@ -195,14 +195,15 @@ def _spread(args: list[str]) -> list[str]:
     """Repeats a mapping option before each FIELD=COLUMN that follows it."""
     spread: list[str] = []
     option: str | None = None
-    for arg in args:
+    for number, arg in enumerate(args):
         if arg in _MAPPING_OPTIONS:
             option = arg
         elif option is not None and not arg.startswith("-") and "=" in arg:
             spread += [option, arg]
         else:
+            is_value = number > 0 and args[number - 1] in _MAPPING_OPTIONS
+            spread += [args[number - 1], arg] if is_value else [arg]
             option = None
-            spread.append(arg)
     return spread
 
 

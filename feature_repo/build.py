@@ -14,6 +14,7 @@ import duckdb
 import ibis
 import numpy as np
 import pyarrow as pa
+from ibis.backends.duckdb import Backend
 
 from feature_repo import bgnbd, views
 from feature_repo.catalogue import catalogue_table
@@ -78,9 +79,7 @@ def build(state: StateDir, settings: FeatureSettings, *, as_of: datetime, report
         )
 
 
-def _load(
-    con: ibis.BaseBackend, raw: duckdb.DuckDBPyConnection, state: StateDir, as_of: datetime, report: Report
-) -> None:
+def _load(con: Backend, raw: duckdb.DuckDBPyConnection, state: StateDir, as_of: datetime, report: Report) -> None:
     """The tables `events` (before `as_of`) and `items`, once, because every view scans them."""
     try:
         events = EventLog(state.events).table(con)
@@ -104,7 +103,7 @@ def _load(
         raise DataError(f"no event is before --as-of {as_of.isoformat()}; the first is of {first.isoformat()}")
 
 
-def _with_bgnbd(con: ibis.BaseBackend, activity: ibis.Table) -> ibis.Table:
+def _with_bgnbd(con: Backend, activity: ibis.Table) -> ibis.Table:
     """Adds p_alive and expected_events_30d. Users of equal (x, t_x, T) are fitted and computed once."""
     day = activity.as_of.delta(ibis.timestamp("1970-01-01T00:00:00+00:00"), unit="second") // 86_400
     first = activity.first_seen_unix_s // 86_400

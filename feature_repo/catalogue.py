@@ -18,6 +18,7 @@ from feature_repo.tabular import DataError, Relation, Report, literal, run, sile
 
 if TYPE_CHECKING:
     import ibis
+    from ibis.backends.duckdb import Backend
 
 COLUMNS: Final = {
     "item_id": "VARCHAR",
@@ -36,15 +37,16 @@ def catalogue_file(state: StateDir) -> Path:
     return state.items / "items.parquet"
 
 
-def catalogue_table(state: StateDir, con: ibis.BaseBackend) -> ibis.Table:
+def catalogue_table(state: StateDir, con: Backend) -> ibis.Table:
     """The catalogue, without rows when there is none. `con` is DuckDB."""
-    import ibis
-
     file = catalogue_file(state)
     if file.exists():
         return con.read_parquet(str(file))[list(COLUMNS)]
+    import ibis
+
     types = {"VARCHAR": "string", "VARCHAR[]": "array<string>", "FLOAT": "float32", "BOOLEAN": "boolean"}
-    return ibis.memtable([], schema=ibis.schema({name: types[kind] for name, kind in COLUMNS.items()}))
+    schema = ibis.schema({name: types[kind] for name, kind in COLUMNS.items()})
+    return con.create_table(ibis.util.gen_name("no_items"), schema=schema, temp=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,7 +116,7 @@ def _fields(relation: Relation, mapping: ItemMapping) -> dict[str, str]:
         "item_id": id_expression(relation, columns["item"]),
         "title": text("title"),
         "categories": _categories(relation, mapping),
-        "category": f"coalesce({_categories(relation, mapping)}[1], '')",
+        "category": f"coalesce(list_extract({_categories(relation, mapping)}, 1), '')",
         "text": text("text"),
         "price": cast("price", "FLOAT", "NULL::FLOAT"),
         "withdrawn": cast("withdrawn", "BOOLEAN", "false"),

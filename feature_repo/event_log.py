@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     import ibis
     import numpy as np
     import numpy.typing as npt
+    from ibis.backends.duckdb import Backend
 
 SEGMENT_BYTES = 64 * 1024 * 1024
 
@@ -92,7 +93,7 @@ class EventLog:
                 break
         return events, position
 
-    def table(self, con: ibis.BaseBackend) -> ibis.Table:
+    def table(self, con: Backend) -> ibis.Table:
         """Every event, one row per event_id (the earliest), with the columns of Event; `con` is DuckDB."""
         import ibis
 
@@ -105,7 +106,7 @@ class EventLog:
             tables.append(read.filter(read.event_id.notnull())[list(COLUMNS)])
         schema = {name: _IBIS_TYPES[kind] for name, kind in COLUMNS.items()}
         if not tables:
-            return ibis.memtable([], schema=ibis.schema(schema))
+            return con.create_table(ibis.util.gen_name("no_events"), schema=ibis.schema(schema), temp=True)
         every = ibis.union(*tables).cast(schema)
         if len(tables) == 1 and len(imports) == 1:
             return every  # an import is free of duplicates already

@@ -74,6 +74,8 @@ def import_events(
 ) -> ImportSummary:
     """Replaces what `source` brought before. `con` is a `scratch_database`. Nothing is replaced on an error."""
     check_source(source)
+    for column in mapping.columns.values():
+        relation.column(column)
     time_format = detect_time_format(con, relation, mapping.columns["time"], mapping.time_format)
     stage(con, relation, _fields(relation, mapping, time_format), step="read rows", report=report)
     _mark_refused(con, now, report)
@@ -96,11 +98,12 @@ def check_source(source: str) -> None:
 def stage(
     con: duckdb.DuckDBPyConnection, relation: Relation, fields: Mapping[str, str], *, step: str, report: Report
 ) -> None:
-    """One scan of the file into the table `staged`: row, reason, the fields, and `original`, the row as it was."""
+    """One scan of the file into the table `staged`: row, reason, the fields, and the row as it was."""
     exprs = ", ".join(f"{expr} AS {name}" for name, expr in fields.items())
     sql = (
         f"CREATE TABLE staged AS SELECT row_number() OVER () AS row, NULL::VARCHAR AS reason, {exprs}, "
-        f"original FROM (SELECT source AS original, source.* FROM {relation.sql} AS source)"
+        f"longtail_original FROM (SELECT longtail_scan AS longtail_original, longtail_scan.* "
+        f"FROM {relation.sql} AS longtail_scan)"
     )
     run(con, sql, {}, step=step, report=report)
 
@@ -109,8 +112,8 @@ def write_quarantine(
     con: duckdb.DuckDBPyConnection, relation: Relation, file: Path
 ) -> tuple[Path | None, dict[str, int]]:
     """The refused rows of `staged` and the file's malformed lines; the file and the count of each reason."""
-    refused = "SELECT original.*, reason AS quarantine_reason FROM staged WHERE reason IS NOT NULL"
-    if _has_rejects(con):
+    refused = "SELECT longtail_original.*, reason AS quarantine_reason FROM staged WHERE reason IS NOT NULL"
+    if _count_rejects(con):
         lines = "SELECT DISTINCT scan_id, file_id, line, csv_line FROM reject_errors"
         refused += (
             " UNION ALL BY NAME SELECT 'malformed_line' AS quarantine_reason, csv_line AS quarantine_line "
@@ -271,9 +274,11 @@ def _nothing_accepted(relation: Relation, summary: ImportSummary) -> str:
     )
 
 
-def _has_rejects(con: duckdb.DuckDBPyConnection) -> bool:
-    row = con.execute("SELECT count(*) FROM duckdb_tables() WHERE table_name = 'reject_errors'").fetchone()
-    return row is not None and row[0] > 0
+def _count_rejects(con: duckdb.DuckDBPyConnection) -> int:
+    if not con.execute("SELECT 1 FROM duckdb_tables() WHERE table_name = 'reject_errors'").fetchall():
+        return 0
+    ((count,),) = con.execute("SELECT count(*) FROM reject_errors").fetchall()
+    return int(count)
 
 
 def _stamp(now: datetime) -> str:

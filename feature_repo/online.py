@@ -107,7 +107,8 @@ def _read(
         for start in range(0, len(entity_ids), CHUNK_ROWS):
             keys = [_entity_key(view, entity_id) for entity_id in entity_ids[start : start + CHUNK_ROWS]]
             found += store.provider.online_read(store.config, feast_view, keys, list(names))
-    return found
+    # Redis answers for an unknown entity with empty values of 1970, SQLite with none
+    return [(None, None) if moment is None or moment.timestamp() == 0 else (moment, row) for moment, row in found]
 
 
 @contextmanager

@@ -87,7 +87,7 @@ def store_config(settings: FeatureSettings) -> dict[str, object]:
             "cache_ttl_seconds": 0,  # never on its own: a refresh stalls a request, and views change with the code
             "serve_features_while_materializing": True,
         },
-        "offline_store": {"type": "duckdb"},
+        "offline_store": {"type": "file"},
         "online_store": online,
         "entity_key_serialization_version": 3,
     }

@@ -82,15 +82,7 @@ def open_files(con: duckdb.DuckDBPyConnection, pattern: str) -> Relation:
     if len(kinds) != 1:
         raise DataError(f"{pattern} mixes Parquet and CSV files; import them one kind at a time")
     kind = kinds.pop()
-    listed = "[" + ", ".join(literal(str(file)) for file in files) + "]"
-    if kind == "parquet":
-        sql = f"read_parquet({listed}, union_by_name = true)"
-    else:
-        # text only: a bad value is refused row by row later, a malformed line is kept in reject_errors
-        sql = (
-            f"read_csv({listed}, header = true, all_varchar = true, union_by_name = true, store_rejects = true, "
-            "rejects_limit = 0)"
-        )
+    sql = _parquet_sql(files) if kind == "parquet" else _csv_sql(files)
     try:
         described = con.execute(f"DESCRIBE SELECT * FROM {sql}").fetchall()
     except duckdb.Error as error:
@@ -117,6 +109,17 @@ def run(con: duckdb.DuckDBPyConnection, sql: str, parameters: Mapping[str, Any],
     if failures:
         raise DataError(f"cannot {step}: {_first_line(failures[0])}") from failures[0]
     report(step, 1.0)
+
+
+def _parquet_sql(files: list[Path]) -> str:
+    return f"read_parquet([{', '.join(literal(str(file)) for file in files)}], union_by_name = true)"
+
+
+def _csv_sql(files: list[Path]) -> str:
+    """Text only: a bad value is refused row by row later, and a malformed line is kept in reject_errors."""
+    options = "header = true, all_varchar = true, store_rejects = true, rejects_limit = 0"
+    scans = [f"SELECT * FROM read_csv({literal(str(file))}, {options})" for file in files]
+    return f"({' UNION ALL BY NAME '.join(scans)})"  # one scan each: DuckDB keeps no rejects of a union_by_name
 
 
 def _find_files(pattern: str) -> list[Path]:

@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from typer.testing import CliRunner, Result
+
+from cli.main import app
+from feature_repo.errors import LongtailError
+
+LOG = "customer,sku,at,action,amount,a b\nc1,s1,2026-01-01,view,1,x\nc2,s2,2026-01-02,purchase,2,y\n"
+ITEMS = "sku,name\ns1,Hat\ns2,Shoe\n"
+MAP = ["user=customer", "item=sku", "time=at", "type=action"]
+
+Run = Callable[..., Result]
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    (tmp_path / "log.csv").write_text(LOG)
+    (tmp_path / "items.csv").write_text(ITEMS)
+
+    def run(*words: str, code: int = 0) -> Result:
+        given = [str(tmp_path / word) if word.endswith(".csv") else word for word in words]
+        result = CliRunner().invoke(app, ["--state-dir", str(tmp_path / "state"), *given])
+        if code == 1:
+            assert isinstance(result.exception, LongtailError)
+        else:
+            assert result.exit_code == code, result.output
+        return result
+
+    return run
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["log.csv", "--map", *MAP],
+        ["--map", *MAP, "--source", "shop", "log.csv"],
+        ["log.csv", *(word for pair in MAP for word in ("--map", pair))],
+        ["log.csv", "--map", ",".join(MAP)],
+        ["log.csv", "--map=user=customer", "--map", "item=sku,time=at", "type=action"],
+        ["--items", "items.csv", "--map-items", "item=sku", "title=name", "--map", *MAP, "log.csv"],
+    ],
+)
+def test_a_mapping_may_be_written_in_every_natural_form(run: Run, words: list[str]) -> None:
+    assert "events of" in run("data", "import", *words).stdout
+    assert "2 rows = 2 accepted + 0 quarantined" in run("data", "import", *words).stdout
+
+
+def test_a_column_may_have_spaces(run: Run, tmp_path: Path) -> None:
+    run("data", "import", "log.csv", "--map", *MAP, "surface=a b")
+    assert pq.read_table(tmp_path / "state/events/log.parquet")["surface"].to_pylist() == ["x", "y"]
+
+
+def test_the_summary_counts_refused_rows_by_reason_and_names_the_file(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "log.csv").write_text(LOG + ",s1,2026-01-01,view,1,x\n")
+    output = run("data", "import", "log.csv", "--map", *MAP).stdout
+    assert "3 rows = 2 accepted + 1 quarantined" in output
+    assert "no_user: 1" in output
+    (file,) = (tmp_path / "state/quarantine").iterdir()
+    assert file.name in output.replace("\n", "")
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "says"),
+    [
+        (["data", "import"], 2, "FILE"),
+        (["data", "import", "log.csv", "--map", "user"], 1, "give FIELD=COLUMN"),
+        (["data", "import", "log.csv", "--map", "user=a", "user=b"], 1, "names user twice"),
+        (["data", "import", "log.csv", "--map", *MAP, "value=price"], 1, "it has customer, sku"),
+        (["data", "fetch", "netflix"], 1, "there are ml-100k"),
+        (["features", "build"], 1, "is empty"),
+        (["features", "build", "--as-of", "soon"], 2, "give ISO"),
+        (["features", "build", "--engine", "flink"], 2, "give duckdb"),
+        (["features", "materialize"], 1, "longtail features apply"),
+        (["features", "materialize", "--full", "--since", "2026-01-01"], 2, "not both"),
+        (["features", "check"], 1, "longtail features apply"),
+    ],
+)
+def test_a_wrong_call_says_how_to_mend_it(run: Run, words: list[str], code: int, says: str) -> None:
+    result = run(*words, code=code)
+    assert says in (str(result.exception) if code == 1 else result.output)
+
+
+def test_from_a_log_to_checked_features(run: Run) -> None:
+    run("data", "import", "log.csv", "--map", *MAP, "--items", "items.csv", "--map-items", "item=sku", "title=name")
+    assert "user_activity: 2 rows" in run("features", "build", "--as-of", "2026-01-03T12:00+01:00").stdout
+    assert "user_weights" in run("features", "apply").stdout
+    assert "differ" in str(run("features", "check", code=1).exception)
+    assert "item_stats: 2 of 2 rows written" in run("features", "materialize").stdout
+    assert "user_activity: 2 rows offline" in run("features", "check").stdout
