@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
 class LifecycleSettings(BaseModel):
@@ -17,6 +17,15 @@ class LifecycleSettings(BaseModel):
     at_risk_after_days: float = Field(14, gt=0, description="At risk after so many days without an event.")
     dormant_after_days: float = Field(30, gt=0, description="Dormant after so many days without an event.")
     active_min_visits_28d: int = Field(4, ge=1, description="Active from so many active days in 28; casual below.")
+
+    @model_validator(mode="after")
+    def _thresholds_ascend(self) -> Self:
+        if self.at_risk_after_days >= self.dormant_after_days:
+            raise ValueError(
+                f"at_risk_after_days ({self.at_risk_after_days:g}) must be below "
+                f"dormant_after_days ({self.dormant_after_days:g})"
+            )
+        return self
 
 
 class FeatureSettings(BaseModel):

@@ -58,3 +58,8 @@ def test_an_unknown_user_seen_for_the_first_time_is_new_and_counts_from_there() 
 def test_history_the_row_knows_already_changes_nothing() -> None:
     row = user(first=1, last=10, returned=9)
     assert with_seen(row, [int(10 * DAY_S), int(2 * DAY_S)], settings=SETTINGS) == row
+
+
+def test_thresholds_that_leave_nobody_at_risk_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"at_risk_after_days .60. must be below dormant_after_days .30."):
+        LifecycleSettings(at_risk_after_days=60)

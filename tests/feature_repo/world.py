@@ -26,7 +26,7 @@ def event(event_id: str = "e1", **changes: Any) -> Event:
 
 @st.composite
 def logs(draw: st.DrawFn, *, max_size: int = 40, users: int = 3) -> list[Event]:
-    """Events of a few users, items and types in the last 100 days, many at equal times; ids differ."""
+    """Events of a few users, items and types up to NOW, many at equal times; ids differ."""
     rows = draw(
         st.lists(
             st.tuples(
@@ -45,7 +45,7 @@ def logs(draw: st.DrawFn, *, max_size: int = 40, users: int = 3) -> list[Event]:
             user_id=f"u{user}",
             item_id=f"i{item}",
             event_type=event_type,
-            event_time=NOW - timedelta(hours=6 * quarter_days, microseconds=1 + microseconds),
+            event_time=NOW - timedelta(hours=6 * quarter_days, microseconds=microseconds),
         )
         for number, (user, item, event_type, quarter_days, microseconds) in enumerate(rows)
     ]
