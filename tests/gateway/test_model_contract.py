@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ def found(given: Contract, served: Contract | None = None) -> str:
 
 
 def changed(change: str) -> Contract:
-    content = deepcopy(contract())
+    content = contract()
     rank, retrieve = content["signatures"]["serving_default"], content["signatures"]["retrieve"]
     if change == "dtype":
         rank["inputs"]["history_age_s"]["dtype"] = "DT_DOUBLE"

@@ -9,6 +9,7 @@ import asyncio
 import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -46,10 +47,13 @@ RETRIEVED: Specs = {
 
 
 def signatures() -> dict[str, dict[str, Specs]]:
-    return {
-        "serving_default": {"inputs": {**USER_INPUTS, **CANDIDATES}, "outputs": dict(SCORES)},
-        "retrieve": {"inputs": dict(USER_INPUTS), "outputs": dict(RETRIEVED)},
-    }
+    """A copy that a test may change."""
+    return deepcopy(
+        {
+            "serving_default": {"inputs": USER_INPUTS | CANDIDATES, "outputs": SCORES},
+            "retrieve": {"inputs": USER_INPUTS, "outputs": RETRIEVED},
+        }
+    )
 
 
 def contract(version: int = 1, **changes: Any) -> dict[str, Any]:

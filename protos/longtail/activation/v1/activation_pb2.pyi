@@ -189,7 +189,7 @@ class RankItemsRequest(_message.Message):
     explain: _builtins.bool
     """Fill `reasons` of each item."""
     idempotency_key: _builtins.str
-    """Names this decision across retries, at most 128 bytes: it becomes part of `decision_id`."""
+    """Names this decision across retries, at most 128 bytes: `decision_id` is made from it and `user_id`."""
     priority: Global___Priority.ValueType
     """Unspecified means INTERACTIVE."""
     @_builtins.property
@@ -324,7 +324,7 @@ class RankItemsResponse(_message.Message):
     def timings(self) -> _containers.RepeatedCompositeFieldContainer[Global___StageTiming]: ...
     @_builtins.property
     def dropped(self) -> _containers.RepeatedCompositeFieldContainer[Global___DroppedCount]:
-        """Candidates that were not ranked, by reason. Ranked and dropped together are all candidates."""
+        """Candidates that are not among `items`, by reason. Both together are all candidates."""
 
     def __init__(
         self,
@@ -371,7 +371,9 @@ class RankedItem(_message.Message):
     value: _builtins.float
     """The policy's value, which decides the order outside exploration slots."""
     propensity: _builtins.float
-    """Probability, under the policy's randomization, that this item is at this rank; in (0, 1]."""
+    """Probability, under the policy's randomization, that this item is at this rank; in (0, 1]. It is on the decision
+    log before the answer is given: when it cannot be, the answer is not randomised.
+    """
     source: _builtins.str
     """The source that named the item: "caller", "retrieval", "popular", "fresh" or "fallback"."""
     is_exploration: _builtins.bool
@@ -543,7 +545,7 @@ class DegradedCause(_message.Message):
     dependency: _builtins.str
     """"features", "candidates", "model" or "decision_log"."""
     cause: _builtins.str
-    """Such as "timeout", "unavailable" or "bad_answer"."""
+    """"timeout", "unavailable", "bad_answer", "contract_mismatch", "queue_full" or "disk"."""
     detail: _builtins.str
     """For people."""
     def __init__(
@@ -616,7 +618,7 @@ class StageTiming(_message.Message):
     STAGE_FIELD_NUMBER: _builtins.int
     DURATION_US_FIELD_NUMBER: _builtins.int
     stage: _builtins.str
-    """"features", "candidates", "score", "policy" or "total"."""
+    """"features", "candidates", "score", "policy", "decision_log" or "total"."""
     duration_us: _builtins.int
     def __init__(
         self,
@@ -639,7 +641,7 @@ class DroppedCount(_message.Message):
     REASON_FIELD_NUMBER: _builtins.int
     COUNT_FIELD_NUMBER: _builtins.int
     reason: _builtins.str
-    """"seen", "excluded", "duplicate", "withdrawn", "below_limit", ..."""
+    """"duplicate", "excluded", "seen", "withdrawn", "below_floor" or "below_limit": the first that held."""
     count: _builtins.int
     def __init__(
         self,

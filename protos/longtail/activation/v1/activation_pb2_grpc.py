@@ -56,7 +56,7 @@ class ActivationServiceServicer:
     def RankItems(self, request, context):
         """Ranks items for one user. An unknown user is a `new` user, never an error.
 
-        INVALID_ARGUMENT: a field is out of its range (google.rpc.BadRequest names it).
+        INVALID_ARGUMENT: a field is out of its range (google.rpc.BadRequest names it), or the bytes are no request.
         PERMISSION_DENIED: `now` is set and the gateway does not allow replay.
         RESOURCE_EXHAUSTED: no permit is free; retry after the google.rpc.RetryInfo delay.
         DEADLINE_EXCEEDED: the caller's deadline is over.

@@ -40,7 +40,7 @@ class ActivationServiceStub:
     RankItems: _grpc.UnaryUnaryMultiCallable[_activation_pb2.RankItemsRequest, _activation_pb2.RankItemsResponse]
     """Ranks items for one user. An unknown user is a `new` user, never an error.
 
-    INVALID_ARGUMENT: a field is out of its range (google.rpc.BadRequest names it).
+    INVALID_ARGUMENT: a field is out of its range (google.rpc.BadRequest names it), or the bytes are no request.
     PERMISSION_DENIED: `now` is set and the gateway does not allow replay.
     RESOURCE_EXHAUSTED: no permit is free; retry after the google.rpc.RetryInfo delay.
     DEADLINE_EXCEEDED: the caller's deadline is over.
@@ -59,7 +59,7 @@ class ActivationServiceAsyncStub(ActivationServiceStub):
     RankItems: _aio.UnaryUnaryMultiCallable[_activation_pb2.RankItemsRequest, _activation_pb2.RankItemsResponse]  # type: ignore[assignment]
     """Ranks items for one user. An unknown user is a `new` user, never an error.
 
-    INVALID_ARGUMENT: a field is out of its range (google.rpc.BadRequest names it).
+    INVALID_ARGUMENT: a field is out of its range (google.rpc.BadRequest names it), or the bytes are no request.
     PERMISSION_DENIED: `now` is set and the gateway does not allow replay.
     RESOURCE_EXHAUSTED: no permit is free; retry after the google.rpc.RetryInfo delay.
     DEADLINE_EXCEEDED: the caller's deadline is over.
@@ -81,7 +81,7 @@ class ActivationServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_activation_pb2.RankItemsResponse, _abc.Awaitable[_activation_pb2.RankItemsResponse]]:
         """Ranks items for one user. An unknown user is a `new` user, never an error.
 
-        INVALID_ARGUMENT: a field is out of its range (google.rpc.BadRequest names it).
+        INVALID_ARGUMENT: a field is out of its range (google.rpc.BadRequest names it), or the bytes are no request.
         PERMISSION_DENIED: `now` is set and the gateway does not allow replay.
         RESOURCE_EXHAUSTED: no permit is free; retry after the google.rpc.RetryInfo delay.
         DEADLINE_EXCEEDED: the caller's deadline is over.
