@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
@@ -15,7 +16,7 @@ from typing import IO
 
 import typer
 
-from cli.settings import Settings
+from cli.settings import PREFIX, Settings
 from feature_repo.errors import LongtailError
 
 DRAIN_S = 20.0
@@ -28,6 +29,7 @@ class Part:
 
     name: str
     command: Sequence[str]
+    environ: Mapping[str, str]
     target: str
 
 
@@ -47,9 +49,13 @@ def parts(settings: Settings) -> tuple[Part, Part]:
         "--rest_api_port=0",
         f"--model_name={settings.gateway.model_name}",
     )
+    gateway = {
+        f"{PREFIX}GATEWAY__{name.upper()}": str(getattr(settings.gateway, name))
+        for name in ("address", "model_server", "metrics_address")
+    }
     return (
-        Part(name="model-server", command=(*longtail, *serve), target=settings.gateway.model_server),
-        Part(name="gateway", command=(*longtail, "gateway"), target=settings.gateway.address),
+        Part(name="model-server", command=(*longtail, *serve), environ={}, target=settings.gateway.model_server),
+        Part(name="gateway", command=(*longtail, "gateway"), environ=gateway, target=settings.gateway.address),
     )
 
 
@@ -74,7 +80,12 @@ def running(settings: Settings, *, log: IO[str]) -> Iterator[list[subprocess.Pop
 
 def _start(part: Part, log: IO[str]) -> subprocess.Popen[str]:
     process = subprocess.Popen(
-        part.command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+        part.command,
+        env={**os.environ, **part.environ},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
     )
 
     def copy() -> None:

@@ -11,12 +11,14 @@ import numpy as np
 
 STEPS = 50
 RIDGE = 1e-6
+LEAST_SLOPE = 0.01
 
 
 def platt(positive: np.ndarray, negative: np.ndarray) -> tuple[float, float]:
     """(a, b) that make σ(a · logit + b) most likely, by Newton's method; labels are smoothed as Platt does.
 
-    A slope that would turn the order around is set to 0: such scores say nothing.
+    A slope that would turn the order around becomes `LEAST_SLOPE`: such scores say nothing, so each is about a half,
+    but the order that the model gives is kept.
 
     >>> a, b = platt(np.array([1.0, 2.0, -1.0]), np.array([-1.0, -2.0, 1.0]))
     >>> a > 0, abs(b) < 1e-6
@@ -36,8 +38,10 @@ def platt(positive: np.ndarray, negative: np.ndarray) -> tuple[float, float]:
         weights = weights - step
         if np.abs(step).max() < 1e-10:
             break
-    slope = max(float(weights[0] / scale), 0.0)
-    return (slope, float(weights[1] - weights[0] * centre / scale)) if slope > 0 else (0.0, 0.0)
+    slope = float(weights[0] / scale)
+    if slope < LEAST_SLOPE:
+        return LEAST_SLOPE, -LEAST_SLOPE * float(centre)
+    return slope, float(weights[1] - weights[0] * centre / scale)
 
 
 def probability(logit: np.ndarray, slope: float, offset: float) -> np.ndarray:
