@@ -116,15 +116,15 @@ def _show_rankings(settings: Settings) -> None:
 
 
 def _one_user_per_state(settings: Settings) -> dict[str, str]:
-    """Of each state the user with the longest known history, as the batch features say."""
+    """Of each state the median user by number of events, as the batch features say."""
     import pyarrow.parquet as pq
 
     columns = ["user_id", "state", "events"]
     rows = pq.read_table(settings.state.features / "user_activity.parquet", columns=columns).to_pylist()
-    chosen: dict[str, str] = {}
-    for row in sorted(rows, key=lambda row: (-row["events"], row["user_id"])):
-        chosen.setdefault(row["state"], row["user_id"])
-    return {state: chosen[state] for state in STATES if state in chosen}
+    members: dict[str, list[str]] = {}
+    for row in sorted(rows, key=lambda row: (row["events"], row["user_id"])):
+        members.setdefault(row["state"], []).append(row["user_id"])
+    return {state: members[state][len(members[state]) // 2] for state in STATES if state in members}
 
 
 def _rank(address: str, user_id: str) -> activation_pb2.RankItemsResponse:

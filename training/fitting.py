@@ -19,6 +19,9 @@ from training.popularity import DAY_US, PopularityTable, popularity_table
 from training.settings import TrainingSettings
 from training.vocabulary import FIRST_ROW, UNKNOWN
 
+LEAST_BATCH = 16
+LEAST_STEPS = 100  # in an epoch, as long as batches are not smaller than LEAST_BATCH
+
 UserFeatures = Callable[[np.ndarray, np.ndarray], np.ndarray]
 """(user codes [n], as_of_us [n]) → float32 [n, F], NaN where missing, from events strictly before each moment."""
 
@@ -116,7 +119,7 @@ def new_recommender(prepared: Preparation, examples: Examples, settings: Trainin
     deviation[has_any] = np.nanstd(known[:, has_any], axis=0) + 1e-3
     recommender.encoder.normalise.mean.assign(mean)
     recommender.encoder.normalise.deviation.assign(deviation)
-    steps = epochs * math.ceil(len(examples.moments) / settings.batch_size)
+    steps = epochs * math.ceil(len(examples.moments) / batch_size(len(examples.moments), settings))
     warmup = max(1, steps // 10)
     rate = keras.optimizers.schedules.CosineDecay(
         0.0, max(1, steps - warmup), warmup_target=settings.learning_rate, warmup_steps=warmup
@@ -125,12 +128,22 @@ def new_recommender(prepared: Preparation, examples: Examples, settings: Trainin
     return recommender
 
 
+def batch_size(moments: int, settings: TrainingSettings) -> int:
+    """As set, or smaller for a small log: it must give steps enough to learn from.
+
+    >>> batch_size(100_000, TrainingSettings(batch_size=128)), batch_size(1_600, TrainingSettings(batch_size=128))
+    (128, 16)
+    """
+    return min(settings.batch_size, max(LEAST_BATCH, moments // LEAST_STEPS))
+
+
 class Batches(keras.utils.PyDataset):  # type: ignore[misc]  # the library ships no types
     """Streams batches; epoch e draws order, targets and negatives from (seed, e), so a resumed run draws the same."""
 
     def __init__(self, examples: Examples, settings: TrainingSettings, first_epoch: int = 0) -> None:
         super().__init__()
         self._examples, self._settings, self._epoch = examples, settings, first_epoch
+        self._size = batch_size(len(examples.moments), settings)
         self._shuffle()
 
     def _shuffle(self) -> None:
@@ -138,11 +151,10 @@ class Batches(keras.utils.PyDataset):  # type: ignore[misc]  # the library ships
         self._order = rng.permutation(len(self._examples.moments))
 
     def __len__(self) -> int:
-        return math.ceil(len(self._order) / self._settings.batch_size)
+        return math.ceil(len(self._order) / self._size)
 
     def __getitem__(self, index: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
-        size = self._settings.batch_size
-        rows = self._order[index * size : (index + 1) * size]
+        rows = self._order[index * self._size : (index + 1) * self._size]
         return self._examples.batch(rows, np.random.default_rng([self._settings.seed, 2, self._epoch, index]))
 
     def on_epoch_end(self) -> None:

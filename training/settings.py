@@ -44,7 +44,7 @@ class TrainingSettings(BaseModel):
     )
     # the fit
     seed: int = Field(0, ge=0, description="Of initial weights, order, dropout and sampling.")
-    batch_size: int = Field(128, ge=1, description="Moments in a batch.")
+    batch_size: int = Field(128, ge=1, description="Moments in a batch; fewer when the log is small.")
     learning_rate: float = Field(2e-3, gt=0, description="Peak; warmed up over the first and cooled to 0 by the last.")
     weight_decay: float = Field(0.0, ge=0, description="Of AdamW.")
     max_epochs: int = Field(8, ge=1, description="Passes over the moments at most.")
