@@ -12,7 +12,7 @@ import grpc
 from google.protobuf.timestamp_pb2 import Timestamp
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from feature_repo.errors import LongtailError
@@ -20,6 +20,7 @@ from longtail.activation.v1 import activation_pb2 as pb
 from longtail.activation.v1 import activation_pb2_grpc, feedback_pb2, feedback_pb2_grpc
 
 TIMEOUT_S = 5.0
+LEAST_WIDTH = 120
 
 
 class ClientError(LongtailError):
@@ -107,7 +108,8 @@ class Client:
 
 
 def print_ranking(answer: pb.RankItemsResponse) -> None:
-    table = Table("rank", "item", "score", "value", "propensity", "source", "")
+    columns = ("rank", "item", "score", "value", "propensity", "source", "why")
+    table = Table(*(Column(name, no_wrap=True) for name in columns))
     for item in answer.items:
         notes = [f"{one.term} {one.term_value:.3f}^{one.weight:.3g}" for one in item.reasons]
         if item.is_exploration:
@@ -183,4 +185,7 @@ def _timestamp(time: datetime) -> Timestamp:
 
 
 def _console() -> Console:
-    return Console(highlight=False, soft_wrap=True)
+    """Wide enough for a line of a table, also into a pipe."""
+    console = Console(highlight=False, soft_wrap=True)
+    console.width = max(console.width, LEAST_WIDTH)
+    return console

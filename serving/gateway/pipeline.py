@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from contextlib import suppress
 from dataclasses import replace
 
 import numpy as np
@@ -12,7 +13,7 @@ from serving.gateway.course import Course
 from serving.gateway.deadline import Deadline, Stage
 from serving.gateway.domain import Candidate, FeatureGroups, ModelUser, Query, Ranking, Source
 from serving.gateway.eligibility import divide
-from serving.gateway.errors import DecisionLogError, FeaturesError, ModelError
+from serving.gateway.errors import Cause, DecisionLogError, FeaturesError, ModelError
 from serving.gateway.item_table import ItemTable
 from serving.gateway.policy_book import Policy
 from serving.gateway.ports import Ports
@@ -63,7 +64,10 @@ async def rank(query: Query, *, ports: Ports, policy: Policy, now_unix_s: float,
             # Nothing random is shown without its propensity on record.
             course.degrade(error)
             items, _ = fill(scored, query=query, user=user, policy=policy, now_unix_s=now_unix_s, explores=False)
-            ranking = replace(ranking, items=items)
+            ranking = replace(ranking, items=items, degradations=course.degradations)
+            if error.cause is Cause.TIMEOUT:  # its line may come yet; the one after it says what was answered
+                with suppress(DecisionLogError):
+                    await ports.decisions.record(query, ranking, timeout_s=0)
 
     return replace(ranking, degradations=course.degradations, timings_us=course.timings_us())
 

@@ -6,9 +6,10 @@ import grpc
 import pytest
 
 from longtail.activation.v1 import activation_pb2 as pb
+from serving.gateway.domain import Query, Ranking
 from serving.gateway.errors import Cause, DecisionLogError, FeaturesError, ModelError
 from tests.gateway.conftest import Start, until
-from tests.gateway.fakes import MemoryCatalog, World, item_table
+from tests.gateway.fakes import MemoryCatalog, MemoryDecisions, World, item_table
 from tests.gateway.test_rank_items import shown, statuses
 
 DOWN = FeaturesError(Cause.UNAVAILABLE, "connection refused")
@@ -99,6 +100,23 @@ async def test_nothing_random_is_shown_when_its_propensity_cannot_be_recorded(st
     assert causes(answer) == [("decision_log", "disk")]
     assert {item.propensity for item in answer.items} == {1}
     assert not any(item.is_exploration for item in answer.items)
+
+
+async def test_a_line_that_comes_too_late_is_followed_by_what_was_answered(start: Start, world: World) -> None:
+    class Late(MemoryDecisions):
+        async def record(self, query: Query, ranking: Ranking, *, timeout_s: float) -> None:
+            self.recorded.append((query, ranking))
+            if ranking.is_randomized:
+                raise DecisionLogError(Cause.TIMEOUT, "late")
+
+    world.decisions = Late()
+    running = await start(world)
+    answer = await running.activation.RankItems(pb.RankItemsRequest(user_id="nobody"))
+    assert causes(answer) == [("decision_log", "timeout")]
+    drawn, answered = [ranking for _, ranking in world.decisions.recorded]
+    assert drawn.decision_id == answered.decision_id == answer.decision_id
+    assert [item.item_id for item in answered.items] == shown(answer)
+    assert {item.propensity for item in answered.items} == {1.0}
 
 
 @pytest.mark.parametrize("broken", ["features", "candidates", "model", "decision_log"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -151,6 +152,14 @@ def test_a_wrong_setting_refuses_to_start(state: StateDir, settings: dict[str, s
     assert done.returncode == 1
     assert told in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_metrics_port_in_use_is_told(state: StateDir) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        done = longtail("gateway", env=environ(state, metrics_address=address))
+    assert done.returncode == 1
+    assert f"cannot serve metrics on {address}" in done.stderr
 
 
 def test_without_a_feature_store_it_says_what_to_run(tmp_path: Path) -> None:
