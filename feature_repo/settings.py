@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+EVENT_WEIGHTS = {
+    "view": 1.0,
+    "click": 1.0,
+    "add_to_cart": 2.0,
+    "purchase": 3.0,
+    "rating": 1.0,
+    "return": -1.0,
+    "exposure": 0.0,
+}
 
 
 class LifecycleSettings(BaseModel):
@@ -36,19 +46,18 @@ class FeatureSettings(BaseModel):
     online_store: Literal["sqlite", "redis"] = Field("sqlite", description="Feast's online store.")
     redis_url: str = Field("redis://127.0.0.1:6379/0", description="Used when online_store is redis.")
     event_weights: dict[str, float] = Field(
-        default={
-            "view": 1.0,
-            "click": 1.0,
-            "add_to_cart": 2.0,
-            "purchase": 3.0,
-            "rating": 1.0,
-            "return": -1.0,
-            "exposure": 0.0,
-        },
-        description="How much an event of each type says the user likes the item; above 0 is an engagement.",
+        default=EVENT_WEIGHTS,
+        description="How much an event of each type says the user likes the item; above 0 is an engagement. "
+        "Types that are not named keep their default.",
     )
     default_event_weight: float = Field(1.0, description="The weight of event types not listed.")
     lifecycle: LifecycleSettings = LifecycleSettings()
+
+    @field_validator("event_weights")
+    @classmethod
+    def _keep_defaults(cls, given: dict[str, float]) -> dict[str, float]:
+        """A weight for one more type must not make a `return` an engagement."""
+        return {**EVENT_WEIGHTS, **given}
 
     def weight(self, event_type: str) -> float:
         return self.event_weights.get(event_type, self.default_event_weight)

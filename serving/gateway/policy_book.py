@@ -44,7 +44,7 @@ class ObjectiveSection(_Section):
 class Objectives(_Section):
     activate: ObjectiveSection = ObjectiveSection(relevance=1.0, novelty=0.5)
     retain: ObjectiveSection = ObjectiveSection(relevance=1.0, novelty=0.1)
-    explore: ObjectiveSection = ObjectiveSection(relevance=1.0, novelty=0.3)
+    explore: ObjectiveSection = ObjectiveSection(relevance=1.0, novelty=0.05)
 
 
 class StateSection(_Section):

@@ -47,7 +47,9 @@ def test_the_environment_wins_over_the_file(tmp_path: Path, monkeypatch: pytest.
 
 def test_a_weight_of_a_new_event_type_is_no_unknown_setting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LONGTAIL_FEATURES__EVENT_WEIGHTS__WISH", "2.5")
-    assert settings.load(environ={"LONGTAIL_FEATURES__EVENT_WEIGHTS__WISH": "2.5"}) is not None
+    features = settings.load().features
+    assert features.weight("wish") == 2.5
+    assert features.weight("return") < 0
 
 
 def test_the_command_exits_1_for_a_wrong_setting_and_2_for_wrong_usage(tmp_path: Path) -> None:
