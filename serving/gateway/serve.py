@@ -58,29 +58,22 @@ async def serve(
         await _warm_up(reader)
         catalog = ParquetItemCatalog(source_path(store), count=telemetry.items)
         await catalog.refresh()
-        decisions = JsonlDecisionLog(
-            state.decisions,
-            capacity=settings.decision_queue,
-            segment_bytes=settings.decision_segment_mb * MIB,
-            fsync=settings.decision_fsync,
-            telemetry=telemetry,
-        )
-        stack.callback(decisions.close)
         events = EventLog(state.events)
         chores = [
             Chore(name="model check", every_s=settings.model_check_s, do=_model_check(scorer, telemetry)),
             Chore(name="item statistics", every_s=settings.item_check_s, do=catalog.refresh),
             Chore(name="policy check", every_s=settings.policy_check_s, do=_policy_check(policies, telemetry)),
         ]
-        following = None
-        if settings.follow_feedback:
-            # A store, and so a connection, of its own: a reader never sees half of a row being written.
-            writer = UserBehaviorWriter(open_store(state, features), features)
-            follower = FeedbackFollower(events, writer, state.feast / "feedback-cursor.json")
-            following = Following(follower, poll_s=settings.follow_poll_ms / 1000, telemetry=telemetry)
-            stack.callback(following.close)
-            chores.append(Chore(name="feedback", every_s=0, do=following.catch_up))
-        feedback = Feedback(events, telemetry, on_recorded=following.wake if following else lambda: None)
+        on_recorded = _follow(
+            settings,
+            features=features,
+            state=state,
+            events=events,
+            telemetry=telemetry,
+            chores=chores,
+            stack=stack,
+        )
+        feedback = Feedback(events, telemetry, on_recorded=on_recorded)
         stack.callback(feedback.close)
         gateway = build(
             settings,
@@ -88,7 +81,7 @@ async def serve(
                 features=reader,
                 catalog=catalog,
                 scorer=scorer,
-                decisions=decisions,
+                decisions=_decisions(settings, state, telemetry, stack),
                 memory=RowMemory(settings.remembered_users),
                 lifecycle=features.lifecycle,
                 candidates_per_source=settings.candidates_per_source,
@@ -126,6 +119,44 @@ async def _scorer(settings: GatewaySettings, state: StateDir, stack: AsyncExitSt
             ) from error
         _log.warning("starting without the model at %s, and trying on: %s", settings.model_server, error.detail)
     return scorer
+
+
+def _decisions(
+    settings: GatewaySettings, state: StateDir, telemetry: Telemetry, stack: AsyncExitStack
+) -> JsonlDecisionLog:
+    decisions = JsonlDecisionLog(
+        state.decisions,
+        capacity=settings.decision_queue,
+        segment_bytes=settings.decision_segment_mb * MIB,
+        fsync=settings.decision_fsync,
+        telemetry=telemetry,
+    )
+    stack.callback(decisions.close)
+    return decisions
+
+
+def _follow(
+    settings: GatewaySettings,
+    *,
+    features: FeatureSettings,
+    state: StateDir,
+    events: EventLog,
+    telemetry: Telemetry,
+    chores: list[Chore],
+    stack: AsyncExitStack,
+) -> Callable[[], None]:
+    """Adds the chore that applies events, and gives what wakes it.
+
+    Its store, and so its connection, is its own: a reader never sees half of a row that is being written.
+    """
+    if not settings.follow_feedback:
+        return lambda: None
+    writer = UserBehaviorWriter(open_store(state, features), features)
+    follower = FeedbackFollower(events, writer, state.feast / "feedback-cursor.json")
+    following = Following(follower, poll_s=settings.follow_poll_ms / 1000, telemetry=telemetry)
+    stack.callback(following.close)
+    chores.append(Chore(name="feedback", every_s=0, do=following.catch_up))
+    return following.wake
 
 
 async def _warm_up(reader: FeastFeatures) -> None:

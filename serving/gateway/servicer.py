@@ -11,7 +11,7 @@ import grpc
 
 from longtail.activation.v1 import activation_pb2 as pb
 from longtail.activation.v1 import activation_pb2_grpc, feedback_pb2, feedback_pb2_grpc
-from serving.gateway import codec
+from serving.gateway import decoding, encoding
 from serving.gateway.course import Course
 from serving.gateway.deadline import Deadline, Stage
 from serving.gateway.domain import Query
@@ -51,26 +51,26 @@ class ActivationServicer(activation_pb2_grpc.ActivationServiceServicer):
         with self._permits.take(low=request.priority == pb.PRIORITY_BATCH):
             deadline = self._deadline(context)
             now_unix_s = self._clock()
-            query = codec.decode_query(request, now_unix_s=now_unix_s)
+            query = decoding.decode_query(request, now_unix_s=now_unix_s)
             moment = self._moment(query, now_unix_s)
             ranking = await rank(
                 query, ports=self._ports, policy=self._policies.policy, now_unix_s=moment, deadline=deadline
             )
         self._telemetry.observe(ranking)
-        return codec.encode_ranking(ranking)
+        return encoding.encode_ranking(ranking)
 
     async def GetUserState(self, request: pb.GetUserStateRequest, context: Context) -> pb.GetUserStateResponse:  # noqa: N802
         with self._permits.take():
             deadline = self._deadline(context)
             now_unix_s = self._clock()
-            query = codec.decode_state_query(request, now_unix_s=now_unix_s)
+            query = decoding.decode_state_query(request, now_unix_s=now_unix_s)
             moment = self._moment(query, now_unix_s)
             course = Course(deadline, require_full=False)
             groups = await read_features(
                 query, self._ports, course, now_unix_s=moment, timeout_s=deadline.timeout_s(Stage.SCORE)
             )
             user, _ = describe(query, groups, now_unix_s=moment, lifecycle=self._ports.lifecycle)
-        return codec.encode_state(user, groups, course.degradations)
+        return encoding.encode_state(user, groups, course.degradations)
 
     def _deadline(self, context: Context) -> Deadline:
         """The caller's, cut to ours."""
@@ -97,8 +97,8 @@ class FeedbackServicer(feedback_pb2_grpc.FeedbackServiceServicer):
         self, request: feedback_pb2.RecordEventsRequest, context: Context
     ) -> feedback_pb2.RecordEventsResponse:
         with self._permits.take():
-            codec.check_event_count(request)
+            decoding.check_event_count(request)
             now = datetime.fromtimestamp(self._clock(), UTC)
-            events = [codec.decode_event(event, now=now) for event in request.events]
+            events = [decoding.decode_event(event, now=now) for event in request.events]
             outcomes = await self._feedback.record(events, now=now)
-        return codec.encode_acks(request, outcomes)
+        return encoding.encode_acks(request, outcomes)

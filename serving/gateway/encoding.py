@@ -1,0 +1,119 @@
+"""Domain → wire, pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from feature_repo.lifecycle import Lifecycle
+from longtail.activation.v1 import activation_pb2 as pb
+from longtail.activation.v1 import feedback_pb2
+from serving.gateway.domain import (
+    Degradation,
+    FeatureGroup,
+    FeatureGroups,
+    GroupStatus,
+    RankedItem,
+    Ranking,
+    User,
+)
+from serving.gateway.feedback import Fate, Outcome
+
+LIFECYCLES: Final = {state: pb.Lifecycle.Value(f"LIFECYCLE_{state.name}") for state in Lifecycle}
+FATES: Final = {fate: feedback_pb2.EventAck.Status.Value(f"STATUS_{fate.name}") for fate in Fate}
+STATUSES: Final = {status: pb.FeatureStatus.Status.Value(f"STATUS_{status.name}") for status in GroupStatus}
+
+
+def encode_acks(
+    request: feedback_pb2.RecordEventsRequest, outcomes: Sequence[Outcome]
+) -> feedback_pb2.RecordEventsResponse:
+    acks = [
+        feedback_pb2.EventAck(event_id=event.event_id, status=FATES[outcome.fate], error=outcome.error)
+        for event, outcome in zip(request.events, outcomes, strict=True)
+    ]
+    return feedback_pb2.RecordEventsResponse(acks=acks)
+
+
+def encode_ranking(ranking: Ranking) -> pb.RankItemsResponse:
+    response = pb.RankItemsResponse(
+        decision_id=ranking.decision_id,
+        decision=pb.DECISION_SHOW,
+        items=[_encode_item(item) for item in ranking.items],
+        user_state=encode_user(ranking.user),
+        feature_status=encode_groups(ranking.groups) if ranking.user.user_id else [],
+        degraded=bool(ranking.degradations),
+        degraded_causes=encode_degradations(ranking.degradations),
+        policy_version=ranking.policy_version,
+        experiment=pb.Experiment(name=ranking.experiment.name, arm=ranking.experiment.arm),
+        timings=[pb.StageTiming(stage=stage, duration_us=us) for stage, us in ranking.timings_us.items()],
+        dropped=[pb.DroppedCount(reason=reason, count=count) for reason, count in sorted(ranking.dropped.items())],
+    )
+    if ranking.model is not None:
+        model = ranking.model
+        response.model.CopyFrom(pb.ModelVersion(name=model.name, version=model.version, label=model.label))
+    return response
+
+
+def _encode_item(item: RankedItem) -> pb.RankedItem:
+    return pb.RankedItem(
+        item_id=item.item_id,
+        rank=item.rank,
+        score=item.score,
+        value=item.value,
+        propensity=item.propensity,
+        source=item.source,
+        is_exploration=item.is_exploration,
+        reasons=[
+            pb.Reason(term=term.name, term_value=term.value, weight=term.weight, text=term.text) for term in item.terms
+        ],
+    )
+
+
+def encode_state(user: User, groups: FeatureGroups, degradations: Sequence[Degradation]) -> pb.GetUserStateResponse:
+    return pb.GetUserStateResponse(
+        user_state=encode_user(user),
+        feature_status=encode_groups(groups),
+        degraded=bool(degradations),
+        degraded_causes=encode_degradations(degradations),
+        history=[
+            pb.Behavior(
+                item_id=behavior.item_id, event_type=behavior.event_type, event_time=_timestamp(behavior.unix_s)
+            )
+            for behavior in user.history
+        ],
+    )
+
+
+def encode_user(user: User) -> pb.UserState:
+    return pb.UserState(
+        state=LIFECYCLES[user.state],
+        days_in_state=user.days_in_state,
+        p_alive=user.p_alive,
+        history_length=len(user.history),
+        tail_percentile=user.tail_percentile,
+        last_seen=None if user.last_seen_unix_s is None else _timestamp(user.last_seen_unix_s),
+    )
+
+
+def encode_groups(groups: FeatureGroups) -> list[pb.FeatureStatus]:
+    return [_encode_group(group) for group in groups.values()]
+
+
+def _encode_group(group: FeatureGroup) -> pb.FeatureStatus:
+    age = None if group.age_s is None else Duration()
+    if age is not None and group.age_s is not None:
+        age.FromMilliseconds(round(group.age_s * 1000))
+    return pb.FeatureStatus(group=group.name, status=STATUSES[group.status], age=age)
+
+
+def encode_degradations(degradations: Sequence[Degradation]) -> list[pb.DegradedCause]:
+    return [pb.DegradedCause(dependency=one.dependency, cause=one.cause, detail=one.detail) for one in degradations]
+
+
+def _timestamp(unix_s: float) -> Timestamp:
+    timestamp = Timestamp()
+    timestamp.FromMilliseconds(round(unix_s * 1000))
+    return timestamp
