@@ -187,7 +187,7 @@ def model_server(
         ),
         channel_arguments=flags.channel_arguments(grpc_channel_arguments),
     )
-    server.check_ports_free(options)  # before TensorFlow is imported, which takes seconds
+    server.check_startable(options)  # before TensorFlow is imported, which takes seconds
     load = _loader(
         tags=tuple(saved_model_tags.split(",")),
         intra_op_threads=tensorflow_session_parallelism or tensorflow_intra_op_parallelism,

@@ -182,8 +182,6 @@ class Model:
     async def _try_to_load(self, version: Version) -> None:
         retries = self._options.max_load_retries
         for attempt in range(retries + 1):
-            if version.unwanted.is_set():
-                break
             await self._load_once(version)
             if version.servable is not None:
                 return
@@ -217,11 +215,11 @@ class Model:
         await self._enter(version, State.AVAILABLE)
 
     async def _successor(self, version: Version) -> None:
-        """Waits until another version can take the requests, none is wanted at all, or this one is wanted again."""
+        """Waits until a wanted version, perhaps this one again, can take the requests, or none is wanted."""
 
         def may_go() -> bool:
             wanted = [other for other in self.versions() if not other.unwanted.is_set()]
-            return not wanted or version in wanted or any(other.state is State.AVAILABLE for other in wanted)
+            return not wanted or any(other.state is State.AVAILABLE for other in wanted)
 
         async with self._changed:
             await self._changed.wait_for(may_go)

@@ -62,8 +62,11 @@ def run(options: ServerOptions, load: Load) -> None:
     asyncio.run(_run_until_signal(options, load))
 
 
-def check_ports_free(options: ServerOptions) -> None:
-    """Says at once, not after minutes of loading, that a port is taken."""
+def check_startable(options: ServerOptions) -> None:
+    """Says at once, not after seconds or minutes of loading, what will not work. Raises StartError."""
+    base_path = options.model_base_path
+    if base_path.exists() and not base_path.is_dir():
+        raise StartError(f"--model_base_path {base_path} is a file; give the directory of the version directories")
     for flag, port in (("--port", options.port), ("--rest_api_port", options.rest_port)):
         if port:
             listening_socket(options.host, port, flag).close()
@@ -83,7 +86,7 @@ async def serve(
     options: ServerOptions, load: Load, *, stop: asyncio.Event, started: Callable[[Running], None] = lambda _: None
 ) -> None:
     """Serves until `stop` is set; calls `started` when the ports are open. Raises StartError."""
-    check_ports_free(options)
+    check_startable(options)
     async with contextlib.AsyncExitStack() as stack:
         runs = stack.enter_context(ThreadPoolExecutor(options.batching.workers, thread_name_prefix="run"))
         loads = stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix="load"))

@@ -46,12 +46,18 @@ async def test_a_port_taken_while_loading_is_told(base_path: Path) -> None:
     taken: list[socket.socket] = []
 
     def load(_: Path) -> FakeServable:
-        taken.append(socket.create_server(("127.0.0.1", port)))
+        taken.append(socket.create_server(("127.0.0.1", port), reuse_port=True))  # as a second gRPC server would
         return FakeServable()
 
     with pytest.raises(StartError, match=f"cannot listen on 127.0.0.1:{port}"):
         await serve(options(base_path, port=port), load, stop=asyncio.Event())
     taken[0].close()
+
+
+async def test_a_base_path_that_is_a_file_is_told(tmp_path: Path) -> None:
+    (tmp_path / "model").write_text("")
+    with pytest.raises(StartError, match="model is a file; give the directory"):
+        await serve(options(tmp_path / "model"), LOAD, stop=asyncio.Event())
 
 
 async def test_one_port_cannot_be_both(base_path: Path) -> None:
