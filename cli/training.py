@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -155,9 +156,17 @@ def _settings(context: typer.Context, config: Path | None) -> tuple[Settings, Tr
 
 
 def _quiet() -> None:
-    """TensorFlow's start-up lines say nothing to our users."""
+    """Imports TensorFlow without its start-up lines: they go to descriptor 2 whatever its log settings say."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+    kept = os.dup(2)
+    try:
+        with Path(os.devnull).open("wb") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        importlib.import_module("keras")
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 def _shown_progress() -> Any:
