@@ -13,7 +13,7 @@ from feature_repo.errors import LongtailError
 from feature_repo.event_log import EventLog
 from feature_repo.events import Event
 from tests.training.conftest import SMALL, START, VERSION, Trained, run_on, write_log
-from training import engagements, fitting, metrics, popularity, vocabulary, workflow
+from training import engagements, fitting, metrics, popularity, reporting, vocabulary, workflow
 from training.artifact import TrainedModel
 from training.checkpoint import Checkpoints
 from training.fitting import Fit, fit, make_examples, new_recommender, prepare
@@ -154,3 +154,13 @@ def test_an_empty_log_says_how_to_fill_it(tmp_path: Path) -> None:
 @pytest.mark.parametrize("module", [metrics, engagements, fitting, popularity, vocabulary, workflow])
 def test_the_examples_in_the_docstrings_hold(module: object) -> None:
     assert doctest.testmod(module, extraglobs={}).failed == 0  # type: ignore[arg-type]
+
+
+def test_the_report_is_a_page_of_its_own_and_shows_values(trained: Trained) -> None:
+    result = reporting.evaluate(
+        trained.run, trained.folder / "training", split="temporal", k=10, resume=False, progress=workflow.Progress()
+    )
+    page = Path(result.page).read_text()
+    assert f"{result.report['counts']['items']} items" in page
+    assert "object at 0x" not in page
+    assert 'src="http' not in page
