@@ -42,7 +42,7 @@ protos: $(VENV)/.dev ## regenerate protos/ from the .proto files and the pinned 
 	$(BIN)/python protos/generate.py
 
 lock: $(VENV)/.dev ## take the newest versions pyproject.toml allows into requirements/
-	$(COMPILE) pyproject.toml --extra dev --extra train --extra loadtest -o $(LOCK_DEV)
+	$(COMPILE) pyproject.toml --extra dev -o $(LOCK_DEV)
 	$(COMPILE) pyproject.toml --extra train -c $(LOCK_DEV) -o $(LOCK_TRAIN)
 	$(COMPILE) pyproject.toml --extra loadtest -c $(LOCK_DEV) -o requirements/loadtest.txt
 	$(COMPILE) pyproject.toml -c $(LOCK_DEV) -o requirements/runtime.txt
