@@ -172,6 +172,39 @@ USER_WEIGHTS: Final = View(
     ),
 )
 
+USER_RETURNS: Final = View(
+    name="user_returns",
+    entity="user_id",
+    owner="ml",
+    fresh_for=timedelta(days=2),
+    description="Will the user come back, by themselves and when contacted? Materialized after `longtail train-returns`.",
+    features=(
+        _feature(
+            "p_return",
+            Dtype.FLOAT32,
+            "probability",
+            None,
+            "Of a visit within `horizon_days` of the row's time without a contact.",
+        ),
+        _feature(
+            "p_return_contacted",
+            Dtype.FLOAT32,
+            "probability",
+            None,
+            "Likewise with a contact; missing until an uplift model was released, which needs a logged holdout.",
+        ),
+        _feature("horizon_days", Dtype.FLOAT32, "days", None, "How far the two probabilities look."),
+        _feature(
+            "basis",
+            Dtype.STRING,
+            "model",
+            "",
+            "What they stand on: `bgnbd`, `return_model` or `uplift_model`; empty without a row.",
+        ),
+        _feature("returns_model_version", Dtype.INT64, "version", 0, "The training that made the row."),
+    ),
+)
+
 ITEM_STATS: Final = View(
     name="item_stats",
     entity="item_id",
@@ -218,7 +251,7 @@ ITEM_STATS: Final = View(
     ),
 )
 
-VIEWS: Final = (USER_BEHAVIOR, USER_ACTIVITY, USER_WEIGHTS, ITEM_STATS)
+VIEWS: Final = (USER_BEHAVIOR, USER_ACTIVITY, USER_WEIGHTS, USER_RETURNS, ITEM_STATS)
 USER_VIEWS: Final = tuple(view for view in VIEWS if view.entity == "user_id")
 
 # The model's dense input `user_features` [batch, F], in this order; NaN is missing.
