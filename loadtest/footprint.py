@@ -7,20 +7,14 @@ leaves it, several rounds; asks the gateway for rankings; prints medians beside 
 from __future__ import annotations
 
 import argparse
-import os
-import socket
 import statistics
-import subprocess
 import sys
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import grpc
-from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from loadtest.processes import free_address, longtail_server, resident_mb
 from longtail.activation.v1 import activation_pb2, activation_pb2_grpc
 
 READY_BUDGET_S = {"gateway": 8.0, "model-server": float("inf")}
@@ -41,70 +35,23 @@ def measure(state_dir: Path, *, requests: int) -> dict[str, Footprint]:
     port = model_address.rpartition(":")[2]
     model_command = ["model-server", f"--port={port}", "--rest_api_port=0"]
     environ = {
-        **os.environ,
         "LONGTAIL_STATE_DIR": str(state_dir),
         "LONGTAIL_GATEWAY__ADDRESS": gateway_address,
         "LONGTAIL_GATEWAY__MODEL_SERVER": model_address,
         "LONGTAIL_GATEWAY__METRICS_ADDRESS": "",
     }
     with (
-        server(model_command, model_address, environ) as (model, model_ready_s),
-        server(["gateway"], gateway_address, environ) as (gateway, gateway_ready_s),
+        longtail_server(model_command, model_address, environ) as model,
+        longtail_server(["gateway"], gateway_address, environ) as gateway,
         grpc.insecure_channel(gateway_address) as channel,
     ):
         stub = activation_pb2_grpc.ActivationServiceStub(channel)
         for number in range(requests):
             stub.RankItems(activation_pb2.RankItemsRequest(user_id=str(number)), timeout=10)
         return {
-            "model-server": Footprint(ready_s=model_ready_s, resident_mb=resident_mb(model.pid)),
-            "gateway": Footprint(ready_s=gateway_ready_s, resident_mb=resident_mb(gateway.pid)),
+            "model-server": Footprint(ready_s=model.ready_s, resident_mb=resident_mb(model.pid)),
+            "gateway": Footprint(ready_s=gateway.ready_s, resident_mb=resident_mb(gateway.pid)),
         }
-
-
-@contextmanager
-def server(
-    command: list[str], address: str, environ: dict[str, str]
-) -> Iterator[tuple[subprocess.Popen[bytes], float]]:
-    """A `longtail` server process, once its health is SERVING, and the seconds that took."""
-    began_s = time.perf_counter()
-    process = subprocess.Popen(
-        [sys.executable, "-P", "-m", "cli.main", *command],
-        env=environ,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    try:
-        while not is_serving(address):
-            if process.poll() is not None or time.perf_counter() - began_s > 120:
-                raise RuntimeError(f"`longtail {' '.join(command)}` did not become ready; run it by hand to see why")
-            time.sleep(0.02)
-        yield process, time.perf_counter() - began_s
-    finally:
-        process.terminate()
-        process.wait(30)
-
-
-def is_serving(address: str) -> bool:
-    with grpc.insecure_channel(address) as channel:
-        try:
-            answer = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=0.5)
-        except grpc.RpcError:
-            return False
-        return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
-
-
-def resident_mb(pid: int) -> float:
-    """VmRSS in megabytes of 10⁶ bytes."""
-    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith("VmRSS:"):
-            return int(line.split()[1]) * 1024 / 1e6
-    raise RuntimeError(f"no VmRSS for process {pid}")
-
-
-def free_address() -> str:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return f"127.0.0.1:{probe.getsockname()[1]}"
 
 
 def main() -> int:
