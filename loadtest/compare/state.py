@@ -39,6 +39,7 @@ def prepare(directory: Path) -> Path:
     """A state directory with features in SQLite and a published model; a later run finds it made."""
     state, made = directory / "sqlite", directory / "prepared"
     if made.exists():
+        longtail(state, "features", "apply")  # views may have come since
         return state
     shutil.rmtree(state, ignore_errors=True)
     directory.mkdir(parents=True, exist_ok=True)

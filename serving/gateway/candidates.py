@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import repeat
 from typing import Final
 
 from serving.gateway.domain import Candidate, ItemId, ModelUser, Query, Source
@@ -42,4 +43,4 @@ async def gather(
 
 
 def _from(source: Source, item_ids: Sequence[ItemId]) -> tuple[Candidate, ...]:
-    return tuple(Candidate(item_id=item_id, source=source) for item_id in item_ids)
+    return tuple(map(Candidate, item_ids, repeat(source)))

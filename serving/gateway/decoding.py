@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Final
+from typing import Final, cast
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -32,6 +32,7 @@ DEFAULT_LIMIT: Final = 10
 MAX_KEY_BYTES: Final = 128
 MAX_LABEL_BYTES: Final = 64
 MAX_VIOLATIONS: Final = 10  # they travel in a trailer, whose size clients limit to 8 KiB
+MAX_BYTES_OF_A_CHARACTER: Final = 4  # in UTF-8
 LAST_SECOND: Final = 253_402_300_799  # of the year 9999, where Timestamp ends
 
 _EVENT_TYPE: Final = re.compile(EVENT_TYPE_PATTERN)
@@ -80,6 +81,8 @@ class _Checks:
         return given <= most
 
     def ids(self, field: str, item_ids: Sequence[str]) -> None:
+        if item_ids and all(item_ids) and max(map(len, item_ids)) * MAX_BYTES_OF_A_CHARACTER <= MAX_ID_BYTES:
+            return
         for place, item_id in enumerate(item_ids):
             self.size(f"{field}[{place}]", item_id, least=1, most=MAX_ID_BYTES)
 
@@ -125,7 +128,7 @@ def decode_query(request: pb.RankItemsRequest, *, now_unix_s: float) -> Query:
     return Query(
         user_id=UserId(request.user_id),
         history=history if request.history else None,
-        candidate_item_ids=tuple(ItemId(item_id) for item_id in request.candidate_item_ids),
+        candidate_item_ids=cast(tuple[ItemId, ...], tuple(request.candidate_item_ids)),
         sources=tuple(dict.fromkeys(SOURCES[source] for source in request.sources)),
         limit=request.limit if request.HasField("limit") else DEFAULT_LIMIT,
         surface=request.surface,

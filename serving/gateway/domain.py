@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import NewType
+from typing import NamedTuple, NewType
 
 import numpy as np
 import numpy.typing as npt
@@ -61,8 +61,9 @@ class GroupStatus(StrEnum):
     DEFAULTED = "defaulted"
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Behavior:
+class Behavior(NamedTuple):
+    """A tuple, as is Candidate: a request makes hundreds of them."""
+
     item_id: ItemId
     event_type: str
     unix_s: float
@@ -141,8 +142,7 @@ class ModelUser:
     user_weights_version: int
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Candidate:
+class Candidate(NamedTuple):
     item_id: ItemId
     source: Source
 

@@ -21,7 +21,7 @@ class ItemTable:
     novelty: Floats  # [items + 1], 1 is the item fewest users engaged with
     popularity: Floats  # [items + 1], share of items with fewer engagements
     freshness: Floats  # [items + 1], share of items first seen earlier
-    withdrawn: npt.NDArray[np.bool_]  # [items]
+    withdrawn_ids: frozenset[ItemId]
     by_popularity: npt.NDArray[np.intp]  # [items], best first
     by_freshness: npt.NDArray[np.intp]  # [items], newest first
 
@@ -39,7 +39,7 @@ class ItemTable:
             novelty=np.append(_share_of_most(_floats(columns["novelty_bits"])), 1.0),
             popularity=np.append(popularity, 0.0),
             freshness=np.append(freshness, 0.0),
-            withdrawn=withdrawn,
+            withdrawn_ids=frozenset(ids[row] for row in np.flatnonzero(withdrawn)),
             by_popularity=_best_first(popularity, withdrawn),
             by_freshness=_best_first(freshness, withdrawn),
         )
@@ -63,8 +63,7 @@ class ItemTable:
         return self.novelty[self._rows(item_ids)]
 
     def is_withdrawn(self, item_id: ItemId) -> bool:
-        row = self.index.get(item_id)
-        return row is not None and bool(self.withdrawn[row])
+        return item_id in self.withdrawn_ids
 
     def title(self, item_id: ItemId) -> str:
         row = self.index.get(item_id)

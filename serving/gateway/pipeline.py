@@ -99,13 +99,16 @@ async def score(
 ) -> Scored:
     """The model's scores; when it fails, the prior that the state has."""
     item_ids = [candidate.item_id for candidate in candidates]
-    values = np.zeros(len(item_ids), np.float32)  # [candidates]
-    relevance, model = table.prior(prior, item_ids), None
+    novelty = table.novelty_of(item_ids)
     if item_ids:
         try:
             scores = await ports.scorer.score(inputs, item_ids, timeout_s=timeout_s)
-            values, relevance, model = scores.values, scores.values.astype(np.float64), scores.model
+            relevance = scores.values.astype(np.float64)  # [candidates]
+            return Scored(
+                candidates=candidates, scores=scores.values, relevance=relevance, novelty=novelty, model=scores.model
+            )
         except ModelError as error:
             course.degrade(error)
-    novelty = table.novelty_of(item_ids)
-    return Scored(candidates=candidates, scores=values, relevance=relevance, novelty=novelty, model=model)
+    zeros = np.zeros(len(item_ids), np.float32)  # [candidates]
+    relevance = table.prior(prior, item_ids)
+    return Scored(candidates=candidates, scores=zeros, relevance=relevance, novelty=novelty, model=None)

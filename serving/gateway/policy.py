@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 
 from serving.gateway.domain import Floats, ItemId, Term
 
@@ -71,8 +72,9 @@ def arrange(
     """Orders the candidates by value, then lets exploration have its share. Ties go by item id."""
     values = value_of(relevance, novelty, weighting)  # [candidates]
     above = np.flatnonzero(relevance >= weighting.relevance_floor)
-    order = sorted(above.tolist(), key=lambda candidate: (-values[candidate], item_ids[candidate]))
-    positions = [Position(candidate=candidate, value=float(values[candidate])) for candidate in order]
+    order = _best_first(values, above, item_ids)
+    reach = limit + (exploration.pool if exploration is not None else 0)
+    positions = [Position(candidate=candidate, value=float(values[candidate])) for candidate in order[:reach]]
     shown, beyond = positions[:limit], positions[limit:]
     if exploration is not None:
         shown = explore(shown, beyond, item_ids, exploration)
@@ -81,6 +83,16 @@ def arrange(
         below_floor=len(item_ids) - len(order),
         below_limit=len(order) - len(shown),
     )
+
+
+def _best_first(values: Floats, above: npt.NDArray[np.intp], item_ids: Sequence[ItemId]) -> list[int]:
+    """The candidates `above`, by value, ties by item id. Ids are looked at only where values are equal."""
+    order = above[np.argsort(-values[above], kind="stable")]
+    ordered = values[order]
+    if (ordered[1:] == ordered[:-1]).any():
+        return sorted(above.tolist(), key=lambda candidate: (-values[candidate], item_ids[candidate]))
+    best: list[int] = order.tolist()
+    return best
 
 
 def value_of(relevance: Floats, novelty: Floats, weighting: Weighting) -> Floats:

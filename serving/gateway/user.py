@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -17,7 +19,6 @@ from serving.gateway.domain import (
     FeatureGroups,
     Float32s,
     GroupStatus,
-    ItemId,
     ModelUser,
     Query,
     Row,
@@ -57,9 +58,7 @@ def describe(
 ) -> tuple[User, Mapping[str, FeatureValue]]:
     """The user, and the activity row as of the last behaviour known, which the model's features are made of."""
     history = _newest(_history(query, groups), query, now_unix_s)
-    activity = with_seen(
-        groups["user_activity"].values, [int(behavior.unix_s) for behavior in history], settings=lifecycle
-    )
+    activity = with_seen(groups["user_activity"].values, _newer(history, groups), settings=lifecycle)
     state, days_in_state = state_at(activity, now_unix_s=now_unix_s, settings=lifecycle)
     return User(
         user_id=query.user_id,
@@ -77,16 +76,19 @@ def _history(query: Query, groups: FeatureGroups) -> Sequence[Behavior]:
         return query.history
     row = groups["user_behavior"].values
     columns = (_list(row[name]) for name in ("history_item_ids", "history_event_types", "history_unix_s"))
-    return [
-        Behavior(item_id=ItemId(item_id), event_type=event_type, unix_s=float(unix_s))
-        for item_id, event_type, unix_s in zip(*columns, strict=False)
-    ]
+    return list(map(Behavior, *columns))
 
 
 def _newest(history: Sequence[Behavior], query: Query, now_unix_s: float) -> tuple[Behavior, ...]:
     """Newest first. A replay does not know what came after its moment; otherwise clocks may differ a little."""
-    known = [behavior for behavior in history if query.now_unix_s is None or behavior.unix_s <= now_unix_s]
-    return tuple(sorted(known, key=lambda behavior: -behavior.unix_s)[:HISTORY_LENGTH])
+    known = history if query.now_unix_s is None else [each for each in history if each.unix_s <= now_unix_s]
+    return tuple(sorted(known, key=attrgetter("unix_s"), reverse=True)[:HISTORY_LENGTH])
+
+
+def _newer(history: Sequence[Behavior], groups: FeatureGroups) -> list[int]:
+    """Times that the activity row does not know yet."""
+    last = _number(groups["user_activity"].values["last_seen_unix_s"])
+    return [int(behavior.unix_s) for behavior in history if last is None or behavior.unix_s > last]
 
 
 def model_user(
@@ -119,7 +121,7 @@ def _list(value: FeatureValue) -> list[Any]:
 
 
 def _number(value: FeatureValue) -> float | None:
-    return float(value) if isinstance(value, int | float) and np.isfinite(value) else None
+    return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
 
 
 def _share(value: FeatureValue) -> float:
