@@ -36,6 +36,7 @@ COPY pyproject.toml README.md /build/
 COPY cli /build/cli
 COPY feature_repo /build/feature_repo
 COPY loadtest /build/loadtest
+COPY outcomes /build/outcomes
 COPY protos /build/protos
 COPY serving /build/serving
 COPY training /build/training

@@ -177,7 +177,7 @@ USER_RETURNS: Final = View(
     entity="user_id",
     owner="ml",
     fresh_for=timedelta(days=2),
-    description="Will the user come back, by themselves and when contacted? Materialized after `longtail train-returns`.",
+    description="Will the user come back, alone and when contacted? Materialized after `longtail train-returns`.",
     features=(
         _feature(
             "p_return",

@@ -14,7 +14,8 @@ ALLOWED: dict[str, set[str]] = {
     "training": {"feature_repo", "longtail"},
     "serving": {"feature_repo", "longtail"},
     "loadtest": {"longtail"},
-    "cli": {"feature_repo", "training", "serving", "loadtest", "longtail"},
+    "outcomes": {"feature_repo", "longtail"},
+    "cli": {"feature_repo", "training", "serving", "loadtest", "outcomes", "longtail"},
 }
 OURS = {*ALLOWED, "longtail", "tests", "protos"}
 TENSORFLOW = {"tensorflow", "keras", "tensorflow_serving"}
