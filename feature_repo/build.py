@@ -16,9 +16,17 @@ import numpy as np
 import pyarrow as pa
 from ibis.backends.duckdb import Backend
 
-from feature_repo import bgnbd, views
+from feature_repo import bgnbd, contacts, neighbors, views
 from feature_repo.catalogue import catalogue_table
-from feature_repo.contract import ITEM_STATS, USER_ACTIVITY, USER_BEHAVIOR, Dtype, View
+from feature_repo.contract import (
+    ITEM_NEIGHBORS,
+    ITEM_STATS,
+    USER_ACTIVITY,
+    USER_BEHAVIOR,
+    USER_CONTACTS,
+    Dtype,
+    View,
+)
 from feature_repo.event_log import EventLog
 from feature_repo.layout import StateDir
 from feature_repo.settings import FeatureSettings
@@ -67,7 +75,9 @@ def build(state: StateDir, settings: FeatureSettings, *, as_of: datetime, report
         tables = (
             (USER_BEHAVIOR, views.user_behavior(events, items, spine, settings)),
             (USER_ACTIVITY, _with_bgnbd(con, activity)),
+            (USER_CONTACTS, contacts.user_contacts(events, spine, settings)),
             (ITEM_STATS, views.item_stats(events, items, as_of, settings)),
+            (ITEM_NEIGHBORS, neighbors.item_neighbors(events, items, as_of, settings)),
         )
         unfinished = [(view, _write(raw, state, view, table, report)) for view, table in tables]
         for view, file in unfinished:

@@ -11,6 +11,9 @@ from enum import StrEnum
 from typing import Final
 
 HISTORY_LENGTH: Final = 50  # behaviours kept per user, newest first
+CONTACT_LENGTH: Final = 50  # contacts kept per user, newest first
+EXPOSED_LENGTH: Final = 20  # items shown in vain kept per user, newest first
+NEIGHBOR_LENGTH: Final = 50  # neighbours kept per item, best first
 
 
 class Dtype(StrEnum):
@@ -205,6 +208,47 @@ USER_RETURNS: Final = View(
     ),
 )
 
+USER_CONTACTS: Final = View(
+    name="user_contacts",
+    entity="user_id",
+    owner="data",
+    fresh_for=timedelta(days=7),
+    description="How often we wrote to the user, what the user wants no more, and what was shown in vain. Streamed.",
+    features=(
+        _feature("channels", Dtype.STRINGS, "channel", [], "Channels of the contacts below, by name."),
+        _feature(
+            "contacts_1d",
+            Dtype.INT64S,
+            "contacts",
+            [],
+            "Contacts of the list below on each channel in the last day before the row's time.",
+        ),
+        _feature("contacts_7d", Dtype.INT64S, "contacts", [], "Likewise in the last 7 days."),
+        _feature("contacts_30d", Dtype.INT64S, "contacts", [], "Likewise in the last 30 days."),
+        _feature("last_contact_unix_s", Dtype.INT64S, "s since 1970 UTC", [], "The last contact on each channel."),
+        _feature("contact_channels", Dtype.STRINGS, "channel", [], "Channels of the last 50 contacts, newest first."),
+        _feature("contact_unix_s", Dtype.INT64S, "s since 1970 UTC", [], "Their times, same order."),
+        _feature(
+            "opted_out_channels",
+            Dtype.STRINGS,
+            "channel",
+            [],
+            'Channels whose last choice is an opt-out, by name; "" is every channel.',
+        ),
+        _feature("choice_channels", Dtype.STRINGS, "channel", [], "Channels with an opt-out or opt-in, by name."),
+        _feature("choice_unix_s", Dtype.INT64S, "s since 1970 UTC", [], "The last choice of each."),
+        _feature(
+            "exposed_item_ids",
+            Dtype.STRINGS,
+            "item_id",
+            [],
+            "The last 20 items shown and not engaged with since, newest first.",
+        ),
+        _feature("exposed_counts", Dtype.INT64S, "exposures", [], "How often each was shown in vain."),
+        _feature("exposed_unix_s", Dtype.INT64S, "s since 1970 UTC", [], "When each was last shown."),
+    ),
+)
+
 ITEM_STATS: Final = View(
     name="item_stats",
     entity="item_id",
@@ -251,7 +295,41 @@ ITEM_STATS: Final = View(
     ),
 )
 
-VIEWS: Final = (USER_BEHAVIOR, USER_ACTIVITY, USER_WEIGHTS, USER_RETURNS, ITEM_STATS)
+ITEM_NEIGHBORS: Final = View(
+    name="item_neighbors",
+    entity="item_id",
+    owner="data",
+    fresh_for=timedelta(days=7),
+    description="The items nearest to an item: by what users did with both, and by what is written of them.",
+    features=(
+        _feature(
+            "neighbor_item_ids",
+            Dtype.STRINGS,
+            "item_id",
+            [],
+            "Up to 50 items engaged with by the same users, best first.",
+        ),
+        _feature("neighbor_scores", Dtype.FLOAT32S, "shrunk cosine", [], "Their scores, above 0 and below 1."),
+        _feature(
+            "content_item_ids",
+            Dtype.STRINGS,
+            "item_id",
+            [],
+            "Up to 50 items of like title, text and categories, best first; an item without events has them too.",
+        ),
+        _feature("content_scores", Dtype.FLOAT32S, "cosine", [], "Their TF-IDF scores, above 0 and at most 1."),
+    ),
+)
+
+VIEWS: Final = (
+    USER_BEHAVIOR,
+    USER_ACTIVITY,
+    USER_CONTACTS,
+    USER_WEIGHTS,
+    USER_RETURNS,
+    ITEM_STATS,
+    ITEM_NEIGHBORS,
+)
 USER_VIEWS: Final = tuple(view for view in VIEWS if view.entity == "user_id")
 
 # The model's dense input `user_features` [batch, F], in this order; NaN is missing.

@@ -1,4 +1,4 @@
-"""The one kind of fact everything is made of: a user did something to an item at a time."""
+"""The one kind of fact everything is made of: a user did something to an item at a time, or was contacted."""
 
 from __future__ import annotations
 
@@ -15,13 +15,21 @@ MAX_FUTURE: Final = timedelta(days=1)  # clocks of callers differ
 EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 EXPOSURE: Final = "exposure"  # the event type that says an item was shown
+CONTACT: Final = "contact"  # we wrote to the user; `surface` is the channel, such as "push" or "email"
+OPT_OUT: Final = "opt_out"  # the user wants no more contacts on the channel `surface`; "" is every channel
+OPT_IN: Final = "opt_in"  # the user takes an opt_out of the same `surface` back
+CONTACT_TYPES: Final = (CONTACT, OPT_OUT, OPT_IN)  # need no item, and are never engagements
+NOT_ACTIVITY: Final = (EXPOSURE, *CONTACT_TYPES)  # what we did, or a choice of channels: no visit of the user
 
 _EVENT_TYPE: Final = re.compile(EVENT_TYPE_PATTERN)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Event:
-    """One row of the event log; the fields are its columns. `event_time` is aware UTC."""
+    """One row of the event log; the fields are its columns. `event_time` is aware UTC.
+
+    `item_id` is empty only where the event is of no item, which CONTACT_TYPES may be.
+    """
 
     event_id: str
     user_id: str
@@ -38,7 +46,7 @@ def refusal(event: Event, *, now: datetime) -> str | None:
     return (
         _id_refusal("event_id", event.event_id, MAX_EVENT_ID_BYTES, needed=True)
         or _id_refusal("user_id", event.user_id, MAX_ID_BYTES, needed=True)
-        or _id_refusal("item_id", event.item_id, MAX_ID_BYTES, needed=True)
+        or _id_refusal("item_id", event.item_id, MAX_ID_BYTES, needed=event.event_type not in CONTACT_TYPES)
         or _type_refusal(event.event_type)
         or _time_refusal(event.event_time, now)
         or _value_refusal(event.value)

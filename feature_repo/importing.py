@@ -13,7 +13,7 @@ from typing import Any, Final
 import duckdb
 
 from feature_repo.event_log import COLUMNS, EventLog
-from feature_repo.events import EPOCH, EVENT_TYPE_PATTERN, MAX_EVENT_ID_BYTES, MAX_FUTURE, MAX_ID_BYTES
+from feature_repo.events import CONTACT_TYPES, EPOCH, EVENT_TYPE_PATTERN, MAX_EVENT_ID_BYTES, MAX_FUTURE, MAX_ID_BYTES
 from feature_repo.layout import StateDir
 from feature_repo.tabular import DataError, Relation, Report, literal, run, silent
 from feature_repo.time_formats import TimeFormat, detect_time_format
@@ -166,18 +166,21 @@ def _fields(relation: Relation, mapping: EventMapping, time_format: TimeFormat) 
     else:  # "Add to cart" is add_to_cart
         kind = f"lower(regexp_replace(trim(CAST({relation.column(columns['type'])} AS VARCHAR)), '[ -]+', '_', 'g'))"
     # without an id of its own, an event is what it says: the same twice is a duplicate
-    identity = f"md5(concat_ws(chr(31), {user}, {item}, {kind}, epoch_us({time}), {value_text}))"
+    # (of contacts the channel says something too)
+    surface = _text(relation, columns, "surface")
+    channel = f"CASE WHEN {kind} IN ({', '.join(map(literal, CONTACT_TYPES))}) THEN {surface} END"
+    identity = f"md5(concat_ws(chr(31), {user}, {item}, {kind}, epoch_us({time}), {value_text}, {channel}))"
     if "event_id" in columns:
         identity = f"coalesce(nullif({id_expression(relation, columns['event_id'])}, ''), {identity})"
     return {
         "event_id": identity,
         "user_id": user,
-        "item_id": item,
+        "item_id": f"coalesce({item}, '')",
         "event_type": kind,
         "event_time": time,
         "value": value,
         "has_bad_value": f"{value_text} <> '' AND ({value} IS NULL OR NOT isfinite({value}))",
-        "surface": _text(relation, columns, "surface"),
+        "surface": surface,
         "decision_id": _text(relation, columns, "decision_id"),
     }
 
@@ -188,10 +191,11 @@ def _text(relation: Relation, columns: Mapping[str, str], name: str) -> str:
 
 def _mark_refused(con: duckdb.DuckDBPyConnection, now: datetime, report: Report) -> None:
     """The rules of `events.refusal`, over the whole table."""
+    types = ", ".join(map(literal, CONTACT_TYPES))
     sql = f"""
         UPDATE staged SET reason = CASE
             WHEN coalesce(user_id, '') = '' THEN 'no_user'
-            WHEN coalesce(item_id, '') = '' THEN 'no_item'
+            WHEN coalesce(item_id, '') = '' AND coalesce(event_type, '') NOT IN ({types}) THEN 'no_item'
             WHEN strlen(user_id) > {MAX_ID_BYTES} THEN 'user_too_long'
             WHEN strlen(item_id) > {MAX_ID_BYTES} THEN 'item_too_long'
             WHEN strlen(event_id) > {MAX_EVENT_ID_BYTES} THEN 'event_id_too_long'

@@ -6,6 +6,8 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from feature_repo.events import CONTACT_TYPES
+
 EVENT_WEIGHTS = {
     "view": 1.0,
     "click": 1.0,
@@ -14,6 +16,9 @@ EVENT_WEIGHTS = {
     "rating": 1.0,
     "return": -1.0,
     "exposure": 0.0,
+    "contact": 0.0,
+    "opt_out": 0.0,
+    "opt_in": 0.0,
 }
 
 
@@ -51,12 +56,20 @@ class FeatureSettings(BaseModel):
         "Types that are not named keep their default.",
     )
     default_event_weight: float = Field(1.0, description="The weight of event types not listed.")
+    neighbor_history: int = Field(
+        50, ge=2, le=500, description="A user's last so many items count for the co-occurrence of `item_neighbors`."
+    )
     lifecycle: LifecycleSettings = LifecycleSettings()
 
     @field_validator("event_weights")
     @classmethod
     def _keep_defaults(cls, given: dict[str, float]) -> dict[str, float]:
         """A weight for one more type must not make a `return` an engagement."""
+        for name in CONTACT_TYPES:
+            if given.get(name, 0.0) > 0:
+                raise ValueError(
+                    f"the weight of {name!r} is {given[name]:g}; a contact is no engagement: give 0 or less"
+                )
         return {**EVENT_WEIGHTS, **given}
 
     def weight(self, event_type: str) -> float:

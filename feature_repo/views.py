@@ -15,20 +15,19 @@ import ibis
 from ibis import _
 
 from feature_repo.contract import HISTORY_LENGTH
-from feature_repo.events import EPOCH, EXPOSURE
+from feature_repo.events import EXPOSURE, NOT_ACTIVITY
+from feature_repo.expressions import KEYS, complete, left_join, lists, moment, seconds, share_of_others, unix_s, weight
 from feature_repo.lifecycle import DAY_S, Lifecycle
 from feature_repo.settings import FeatureSettings, LifecycleSettings
 
 AFFINITY_CATEGORIES: Final = 5
 RATE_PRIOR_USERS: Final = 20.0  # the mean rate weighs as much as so many users who saw the item
 
-KEYS: Final = ["user_id", "as_of"]
-
 
 def spine_of_all(events: ibis.Table, as_of: datetime) -> ibis.Table:
     """Every user with an event before `as_of`, at `as_of`: what the build and the online store need."""
-    users = events.filter(events.event_time < _moment(as_of)).select("user_id").distinct()
-    return users.mutate(as_of=_moment(as_of))
+    users = events.filter(events.event_time < moment(as_of)).select("user_id").distinct()
+    return users.mutate(as_of=moment(as_of))
 
 
 def user_history(events: ibis.Table, spine: ibis.Table, settings: FeatureSettings) -> ibis.Table:
@@ -37,35 +36,34 @@ def user_history(events: ibis.Table, spine: ibis.Table, settings: FeatureSetting
     The same user, item, type and second is one engagement. Within a second the order is that of item_id, then type,
     so that a row can be brought up to date from itself (`updates.with_events`).
     """
-    entry = ibis.struct({"place": _.place, "item": _.item_id, "type": _.event_type, "unix_s": _.unix_s})
-    rows = _recent(events, spine, settings).group_by(KEYS).agg(entries=entry.collect())
-    entries = rows.entries.sort()
-    lists = rows.select(
-        *KEYS,
-        history_item_ids=entries.map(lambda e: e["item"]),
-        history_event_types=entries.map(lambda e: e["type"]),
-        history_unix_s=entries.map(lambda e: e["unix_s"]),
+    recent = _recent(events, spine, settings)
+    rows = lists(
+        recent,
+        order="place",
+        history_item_ids=recent.item_id,
+        history_event_types=recent.event_type,
+        history_unix_s=recent.unix_s,
     )
-    return _complete(spine, lists)
+    return complete(spine, rows)
 
 
 def user_behavior(events: ibis.Table, items: ibis.Table, spine: ibis.Table, settings: FeatureSettings) -> ibis.Table:
     """(user_id, as_of) → the features of `contract.USER_BEHAVIOR`."""
     history = user_history(events, spine, settings)
-    counts = _complete(spine, _counts(events, spine, settings))
-    affinities = _complete(spine, _affinities(events, items, spine, settings))
+    counts = complete(spine, _counts(events, spine, settings))
+    affinities = complete(spine, _affinities(events, items, spine, settings))
     return history.join(counts, KEYS).join(affinities, KEYS)
 
 
 def user_activity(events: ibis.Table, spine: ibis.Table, settings: FeatureSettings) -> ibis.Table:
     """(user_id, as_of) → the features of `contract.USER_ACTIVITY` but the two of BG/NBD, which `bgnbd` adds.
 
-    Exposures are not activity: they are what we did, not the user. `tail_percentile` compares with the spine's
-    users at the same `as_of`, so it means something on the spine of all users only.
+    Exposures and contacts are not activity: they are what we did, not the user. `tail_percentile` compares with the
+    spine's users at the same `as_of`, so it means something on the spine of all users only.
     """
     acts = _acts(events, settings.lifecycle)
     past = spine.join(acts, [spine.user_id == acts.user_id, acts.event_time < spine.as_of])
-    past = past.mutate(age_s=_seconds(_.as_of) - _.unix_s)
+    past = past.mutate(age_s=seconds(_.as_of) - _.unix_s)
     known = past.group_by(KEYS).agg(
         first_seen_unix_s=_.unix_s.min(),
         last_seen_unix_s=_.unix_s.max(),
@@ -74,24 +72,24 @@ def user_activity(events: ibis.Table, spine: ibis.Table, settings: FeatureSettin
         active_days=_.count(where=_.starts_day),
         **{f"visits_{days}d": _.count(where=_.starts_day & (_.age_s <= days * DAY_S)) for days in (7, 28, 90)},
     )
-    rows = _left_join(spine, known, KEYS)
+    rows = left_join(spine, known, KEYS)
     integers = ["events", "active_days", "visits_7d", "visits_28d", "visits_90d"]
     rows = rows.mutate(**{name: rows[name].fill_null(0).cast("int64") for name in integers})
     span_days = (_.last_seen_unix_s // 86_400 - _.first_seen_unix_s // 86_400).cast("float64")
     rows = rows.mutate(
         mean_gap_days=ibis.cases((_.active_days >= 2, span_days / (_.active_days - 1))).cast("float32"),
-        tail_percentile=_share_of_others(_.events, group_by="as_of", above=True).cast("float32"),
-        age_s=_seconds(_.as_of) - _.first_seen_unix_s,
-        idle_s=_seconds(_.as_of) - _.last_seen_unix_s,
-        since_return_s=_seconds(_.as_of) - _.returned_unix_s,
+        tail_percentile=share_of_others(_.events, group_by="as_of", above=True).cast("float32"),
+        age_s=seconds(_.as_of) - _.first_seen_unix_s,
+        idle_s=seconds(_.as_of) - _.last_seen_unix_s,
+        since_return_s=seconds(_.as_of) - _.returned_unix_s,
     )
     return _with_state(rows, settings.lifecycle).drop("age_s", "idle_s", "since_return_s")
 
 
 def item_stats(events: ibis.Table, items: ibis.Table, as_of: datetime, settings: FeatureSettings) -> ibis.Table:
     """(item_id, as_of) → the features of `contract.ITEM_STATS`, for every item of the catalogue or the log."""
-    past = events.filter(events.event_time < _moment(as_of))
-    past = past.mutate(is_engagement=_weight(past.event_type, settings) > 0, unix_s=_unix_s(past.event_time))
+    past = events.filter((events.event_time < moment(as_of)) & (events.item_id != ""))
+    past = past.mutate(is_engagement=weight(past.event_type, settings) > 0, unix_s=unix_s(past.event_time))
     known = past.group_by("item_id").agg(
         exposures=_.count(where=_.event_type == EXPOSURE),
         engagements=_.count(where=_.is_engagement),
@@ -100,9 +98,9 @@ def item_stats(events: ibis.Table, items: ibis.Table, as_of: datetime, settings:
         first_seen_unix_s=_.unix_s.min(),
     )
     every = items.select("item_id").union(past.select("item_id"), distinct=True)
-    rows = _left_join(every, known, ["item_id"])
+    rows = left_join(every, known, ["item_id"])
     rows = _with_rate(rows, past)
-    rows = _left_join(rows, items.select("item_id", "title", "category", "price", "withdrawn"), ["item_id"])
+    rows = left_join(rows, items.select("item_id", "title", "category", "price", "withdrawn"), ["item_id"])
     counts = {
         name: rows[name].fill_null(0).cast("int64")
         for name in ("exposures", "engagements", "engaged_users", "engagements_30d")
@@ -114,10 +112,10 @@ def item_stats(events: ibis.Table, items: ibis.Table, as_of: datetime, settings:
         category=rows.category.fill_null(""),
         price=rows.price.cast("float32"),
         withdrawn=rows.withdrawn.fill_null(False),
-        as_of=_moment(as_of),
+        as_of=moment(as_of),
     ).cross_join(users)
     return rows.mutate(
-        popularity_percentile=_share_of_others(_.engagements, group_by=None, above=False).cast("float32"),
+        popularity_percentile=share_of_others(_.engagements, group_by=None, above=False).cast("float32"),
         novelty_bits=-((_.engaged_users + 1) / (_.users + 1)).log2().cast("float32"),
         engagement_rate=_.engagement_rate.cast("float32"),
     ).drop("users")
@@ -133,7 +131,7 @@ def _recent(events: ibis.Table, spine: ibis.Table, settings: FeatureSettings) ->
 
 
 def _past_engagements(events: ibis.Table, spine: ibis.Table, settings: FeatureSettings) -> ibis.Table:
-    engaged = events.mutate(weight=_weight(events.event_type, settings), unix_s=_unix_s(events.event_time))
+    engaged = events.mutate(weight=weight(events.event_type, settings), unix_s=unix_s(events.event_time))
     engaged = (
         engaged.filter(engaged.weight > 0)
         .group_by(["user_id", "item_id", "event_type", "unix_s", "weight"])
@@ -144,19 +142,17 @@ def _past_engagements(events: ibis.Table, spine: ibis.Table, settings: FeatureSe
 
 
 def _counts(events: ibis.Table, spine: ibis.Table, settings: FeatureSettings) -> ibis.Table:
-    recent = _recent(events, spine, settings).mutate(age_s=_seconds(_.as_of) - _.unix_s)
+    recent = _recent(events, spine, settings).mutate(age_s=seconds(_.as_of) - _.unix_s)
     by_type = recent.group_by([*KEYS, "event_type"]).agg(
         **{f"n{days}": _.count(where=_.age_s <= days * DAY_S) for days in (1, 7, 30)}
     )
-    entry = ibis.struct({"type": _.event_type, "n1": _.n1, "n7": _.n7, "n30": _.n30})
-    rows = by_type.group_by(KEYS).agg(entries=entry.collect())
-    entries = rows.entries.sort()
-    return rows.select(
-        *KEYS,
-        count_event_types=entries.map(lambda e: e["type"]),
-        counts_1d=entries.map(lambda e: e["n1"]),
-        counts_7d=entries.map(lambda e: e["n7"]),
-        counts_30d=entries.map(lambda e: e["n30"]),
+    return lists(
+        by_type,
+        order="event_type",
+        count_event_types=by_type.event_type,
+        counts_1d=by_type.n1,
+        counts_7d=by_type.n7,
+        counts_30d=by_type.n30,
     )
 
 
@@ -167,20 +163,13 @@ def _affinities(events: ibis.Table, items: ibis.Table, spine: ibis.Table, settin
     shares = weighed.mutate(share=_.weight / _.weight.sum().over(group_by=KEYS))
     place = ibis.row_number().over(group_by=KEYS, order_by=[ibis.desc("share"), ibis.asc("category")])
     best = shares.mutate(place=place).filter(_.place < AFFINITY_CATEGORIES)
-    entry = ibis.struct({"place": _.place, "category": _.category, "share": _.share.cast("float32")})
-    rows = best.group_by(KEYS).agg(entries=entry.collect())
-    entries = rows.entries.sort()
-    return rows.select(
-        *KEYS,
-        affinity_categories=entries.map(lambda e: e["category"]),
-        affinity_shares=entries.map(lambda e: e["share"]),
-    )
+    return lists(best, order="place", affinity_categories=best.category, affinity_shares=best.share.cast("float32"))
 
 
 def _acts(events: ibis.Table, settings: LifecycleSettings) -> ibis.Table:
     """What users did, each with whether it starts a day of theirs and whether it ends a dormant absence."""
-    acts = events.filter(events.event_type != EXPOSURE)
-    acts = acts.select("user_id", "event_time", "event_id", unix_s=_unix_s(acts.event_time))
+    acts = events.filter(events.event_type.notin(NOT_ACTIVITY))
+    acts = acts.select("user_id", "event_time", "event_id", unix_s=unix_s(acts.event_time))
     before = acts.unix_s.lag().over(group_by="user_id", order_by=["event_time", "event_id"])
     acts = acts.mutate(before_unix_s=before)
     starts_day = acts.before_unix_s.isnull() | (acts.before_unix_s // 86_400 < acts.unix_s // 86_400)
@@ -213,53 +202,10 @@ def _with_rate(rows: ibis.Table, past: ibis.Table) -> ibis.Table:
     pair = ["item_id", "user_id"]
     seen = past.filter(past.event_type == EXPOSURE).group_by(pair).agg(seen_at=_.event_time.min())
     engaged = past.filter(past.is_engagement).group_by(pair).agg(engaged_at=_.event_time.max())
-    pairs = _left_join(seen, engaged, pair)
+    pairs = left_join(seen, engaged, pair)
     pairs = pairs.mutate(followed=(pairs.engaged_at >= pairs.seen_at).fill_null(False))
     by_item = pairs.group_by("item_id").agg(saw=_.count(), followed=_.count(where=_.followed))
     mean = by_item.agg(mean=_.followed.sum() / _.saw.sum())  # null when nothing was ever exposed
-    rows = _left_join(rows, by_item, ["item_id"]).cross_join(mean)
+    rows = left_join(rows, by_item, ["item_id"]).cross_join(mean)
     rate = (rows.followed.fill_null(0) + RATE_PRIOR_USERS * rows["mean"]) / (rows.saw.fill_null(0) + RATE_PRIOR_USERS)
     return rows.mutate(engagement_rate=rate).drop("saw", "followed", "mean")
-
-
-def _share_of_others(column: ibis.Value, *, group_by: str | None, above: bool) -> ibis.Value:
-    """The share of the other rows with more (`above`) or less than the row's value; equals count half. 1 if alone."""
-    order = ibis.desc(column) if above else ibis.asc(column)
-    rows = ibis.window(group_by=group_by)
-    beyond = ibis.rank().over(group_by=group_by, order_by=order)
-    equal = _.count().over(ibis.window(group_by=[column] if group_by is None else [group_by, column]))
-    others = _.count().over(rows) - 1
-    return ibis.cases((others > 0, (beyond + (equal - 1) / 2) / others), else_=1.0)
-
-
-def _complete(spine: ibis.Table, lists: ibis.Table) -> ibis.Table:
-    """One row per spine row; empty lists where there is nothing."""
-    rows = _left_join(spine, lists, KEYS)
-    names = [name for name in lists.columns if name not in KEYS]
-    return rows.mutate(**{name: rows[name].fill_null(ibis.literal([], type=lists[name].type())) for name in names})
-
-
-def _left_join(left: ibis.Table, right: ibis.Table, keys: list[str]) -> ibis.Table:
-    joined = left.left_join(right, keys)
-    return joined.drop([name for name in joined.columns if name in {f"{key}_right" for key in keys}])
-
-
-def _weight(event_type: ibis.Value, settings: FeatureSettings) -> ibis.Value:
-    branches = [(event_type == name, float(weight)) for name, weight in settings.event_weights.items()]
-    if not branches:
-        return ibis.literal(float(settings.default_event_weight))
-    return ibis.cases(*branches, else_=float(settings.default_event_weight))
-
-
-def _moment(moment: datetime) -> ibis.Value:
-    return ibis.literal(moment, type="timestamp('UTC', 6)")
-
-
-def _unix_s(time: ibis.Value) -> ibis.Value:
-    """Whole seconds since 1970."""
-    return time.delta(_moment(EPOCH), unit="second").cast("int64")
-
-
-def _seconds(time: ibis.Value) -> ibis.Value:
-    """Seconds since 1970 to the microsecond, as `datetime.timestamp()` gives them."""
-    return time.delta(_moment(EPOCH), unit="microsecond").cast("int64") / 1e6

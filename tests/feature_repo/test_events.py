@@ -21,6 +21,7 @@ def test_an_id_of_any_script_up_to_256_bytes_is_taken(user_id: str) -> None:
         ({"event_id": "x" * 129}, "129 bytes; at most 128"),
         ({"user_id": ""}, "user_id is empty"),
         ({"user_id": "x" * 10_000}, "10000 bytes; at most 256"),
+        ({"item_id": ""}, "item_id is empty"),
         ({"item_id": "é" * 129}, "258 bytes"),
         ({"item_id": "\ud800"}, "lone surrogate"),
         ({"event_type": "Add To Cart"}, "lower_snake_case"),
@@ -35,6 +36,11 @@ def test_an_id_of_any_script_up_to_256_bytes_is_taken(user_id: str) -> None:
 )
 def test_a_bad_event_is_refused_with_what_is_allowed(changes: dict[str, Any], words: str) -> None:
     assert words in str(refusal(event(**changes), now=NOW))
+
+
+@pytest.mark.parametrize("event_type", ["contact", "opt_out", "opt_in"])
+def test_a_contact_and_a_choice_of_channels_need_no_item(event_type: str) -> None:
+    assert refusal(event(event_type=event_type, item_id="", surface="push"), now=NOW) is None
 
 
 def test_an_event_of_1970_and_one_a_little_in_the_future_are_taken() -> None:

@@ -108,7 +108,8 @@ def test_check_agrees_after_materializing_and_tells_what_is_missing_or_older(ins
     build(installation.state, installation.settings, as_of=NOW + timedelta(hours=1))
     found = {view.view: (view.missing, view.older) for view in check(installation.state, store)}
     unbuilt = {"user_weights": (0, 0), "user_returns": (0, 0)}
-    assert found == {"user_behavior": (1, 3), "user_activity": (1, 3), "item_stats": (1, 2), **unbuilt}
+    items = {"item_stats": (1, 2), "item_neighbors": (1, 2)}
+    assert found == {"user_behavior": (1, 3), "user_activity": (1, 3), "user_contacts": (1, 3), **items, **unbuilt}
     materialize(installation.state, store)
     assert all(view.agrees for view in check(installation.state, store))
 
@@ -234,8 +235,8 @@ def test_rows_that_the_store_lost_are_noticed(tmp_path: Path, redis_url: str) ->
     store = set_up(Installation(state=StateDir(tmp_path), settings=settings))
     client.delete(next(key for key in client.scan_iter() if b"dormant" in key))
     found = {view.view: view.missing for view in check(StateDir(tmp_path), store)}
-    unbuilt = {"user_weights": 0, "user_returns": 0}
-    assert found == {"user_behavior": 1, "user_activity": 1, "item_stats": 0, **unbuilt}
+    lost = {"user_behavior": 1, "user_activity": 1, "user_contacts": 1}
+    assert {name: count for name, count in found.items() if count} == lost
 
 
 def test_a_redis_that_is_away_is_explained(tmp_path: Path) -> None:
@@ -290,9 +291,11 @@ def test_a_damaged_import_is_explained_and_the_last_tables_stay(tmp_path: Path) 
         build(state, FeatureSettings(), as_of=NOW + timedelta(days=1))
     assert pq.read_table(offline_file(state, contract.USER_ACTIVITY))["event_timestamp"][0].as_py() == NOW
     assert sorted(file.name for file in state.features.iterdir()) == [
+        "item_neighbors.parquet",
         "item_stats.parquet",
         "user_activity.parquet",
         "user_behavior.parquet",
+        "user_contacts.parquet",
     ]
 
 
@@ -300,7 +303,10 @@ def test_the_tables_have_the_contracts_columns_and_types(tmp_path: Path) -> None
     state = StateDir(tmp_path)
     fill(state)
     summary = build(state, FeatureSettings(), as_of=NOW)
-    assert summary.rows == {"user_behavior": 3, "user_activity": 3, "item_stats": 2}
+    assert summary.rows == {
+        **dict.fromkeys(("user_behavior", "user_activity", "user_contacts"), 3),
+        **dict.fromkeys(("item_stats", "item_neighbors"), 2),
+    }
     assert summary.states == {"new": 2, "dormant": 1}
     arrow = {
         "string": pa.string(),

@@ -30,12 +30,14 @@ EVENT_TYPES = {
     "item_id": "string",
     "event_type": "string",
     "event_time": "timestamp('UTC', 6)",
+    "surface": "string",
 }
 ITEM_TYPES = {
     "item_id": "string",
     "title": "string",
     "category": "string",
     "categories": "array<string>",
+    "text": "string",
     "price": "float32",
     "withdrawn": "boolean",
 }
@@ -48,7 +50,14 @@ def events_table(events: Sequence[Event]) -> ibis.Table:
 
 
 def items_table(items: Sequence[dict[str, Any]] = ()) -> ibis.Table:
-    defaults: dict[str, Any] = {"title": "", "category": "", "categories": [], "price": None, "withdrawn": False}
+    defaults: dict[str, Any] = {
+        "title": "",
+        "category": "",
+        "categories": [],
+        "text": "",
+        "price": None,
+        "withdrawn": False,
+    }
     schema = ibis.schema(ITEM_TYPES)
     return ibis.memtable(pa.Table.from_pylist([defaults | i for i in items], schema=schema.to_pyarrow()), schema=schema)
 
@@ -145,6 +154,7 @@ def test_a_million_equal_timestamps_still_give_one_history_in_a_settled_order() 
         item_id=numbers.number.cast("string"),
         event_type=ibis.literal("view"),
         event_time=ibis.literal(at(1), type="timestamp('UTC', 6)"),
+        surface=ibis.literal(""),
     ).cast(schema)
     (row,) = rows_of(views.user_behavior(many, items_table(), spine_table([("u1", NOW)]), SETTINGS))
     assert row["history_item_ids"] == sorted(str(n) for n in range(1_000_000))[:HISTORY_LENGTH]

@@ -61,15 +61,17 @@ class Event(_message.Message):
     user_id: _builtins.str
     """1 to 256 bytes."""
     item_id: _builtins.str
-    """1 to 256 bytes."""
+    """1 to 256 bytes; may be empty for "contact", "opt_out" and "opt_in"."""
     event_type: _builtins.str
-    """"view", "click", "add_to_cart", "purchase", "rating", "return", "exposure", ...: an open set of
-    lower_snake_case names, 64 bytes at most. Their weights are configuration.
+    """"view", "click", "add_to_cart", "purchase", "rating", "return", "exposure", "contact", "opt_out", "opt_in", ...:
+    an open set of lower_snake_case names, 64 bytes at most. Their weights are configuration.
     """
     value: _builtins.float
     """A rating, an amount or a quantity, by type."""
     surface: _builtins.str
-    """Where it happened, such as "home"."""
+    """Where it happened, such as "home"; of "contact", "opt_out" and "opt_in" the channel, such as "push". An "opt_out"
+    without one is of every channel.
+    """
     decision_id: _builtins.str
     """The decision that showed the item, if one did."""
     @_builtins.property

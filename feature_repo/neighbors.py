@@ -1,0 +1,86 @@
+"""The view `item_neighbors` as an Ibis expression: by co-occurrence, and by content so that a new item has some.
+
+All sums are of whole numbers (millionths), so that no order of adding changes a score, on any engine.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Final
+
+import ibis
+from ibis import _
+
+from feature_repo.contract import NEIGHBOR_LENGTH
+from feature_repo.expressions import complete, lists, moment, unix_s, weight
+from feature_repo.settings import FeatureSettings
+
+KEYS: Final = ["item_id", "as_of"]
+SCALE: Final = 1_000_000
+SHRINKAGE: Final = 10.0  # a pair that two users share is little evidence
+TOKENS: Final = 20  # the most telling words of an item that count
+POSTINGS: Final = 200  # the items that a word is looked up in
+
+
+def item_neighbors(events: ibis.Table, items: ibis.Table, as_of: datetime, settings: FeatureSettings) -> ibis.Table:
+    """(item_id, as_of) → the features of `contract.ITEM_NEIGHBORS`, for every item of the catalogue or the log."""
+    past = events.filter((events.event_time < moment(as_of)) & (events.item_id != ""))
+    spine = items.select("item_id").union(past.select("item_id"), distinct=True).mutate(as_of=moment(as_of))
+    rows = complete(spine, _best(_together(past, as_of, settings), "neighbor_item_ids", "neighbor_scores"), KEYS)
+    return rows.join(complete(spine, _best(_alike(items, as_of), "content_item_ids", "content_scores"), KEYS), KEYS)
+
+
+def _together(past: ibis.Table, as_of: datetime, settings: FeatureSettings) -> ibis.Table:
+    """(item, other) → cosine of the users who engaged with both, shrunk: Σ_u c_u / (√(n_i n_j) + SHRINKAGE).
+
+    c_u = 1 / √(items of u that count), so that one user of everything does not bind all items together.
+    Only a user's last `neighbor_history` items count, which bounds the pairs.
+    """
+    engaged = past.filter(weight(past.event_type, settings) > 0)
+    pairs = engaged.group_by(["user_id", "item_id"]).agg(unix_s=unix_s(engaged.event_time).max())
+    place = ibis.row_number().over(group_by="user_id", order_by=[ibis.desc("unix_s"), ibis.asc("item_id")])
+    recent = pairs.mutate(place=place).filter(_.place < settings.neighbor_history).select("user_id", "item_id")
+    size = recent.count().over(group_by="user_id")
+    mine = recent.mutate(share=(SCALE / size.cast("float64").sqrt()).round().cast("int64"))
+    users = mine.group_by("item_id").agg(users=_.share.sum().cast("int64"))
+    other = mine.select("user_id", other_id="item_id")
+    both = mine.join(other, "user_id").filter(_.item_id != _.other_id)
+    both = both.group_by(["item_id", "other_id"]).agg(shared=_.share.sum().cast("int64"))
+    both = both.join(users, "item_id").join(users.select(other_id="item_id", others="users"), "other_id")
+    norm = (_.users.cast("float64") * _.others.cast("float64")).sqrt()
+    return both.select("item_id", "other_id", as_of=moment(as_of), score=_.shared / (norm + SHRINKAGE * SCALE))
+
+
+def _alike(items: ibis.Table, as_of: datetime) -> ibis.Table:
+    """(item, other) → cosine of their TF-IDF vectors over the words of title, text and categories."""
+    words = _words(items)
+    size = items.agg(items=_.count())
+    known_in = words.group_by("word").agg(known_in=_.count())
+    weighed = words.join(known_in.filter(_.known_in > 1), "word").cross_join(size)
+    tf_idf = (1 + _.times.cast("float64").ln()) * (_["items"].cast("float64") / _.known_in).ln()
+    weighed = weighed.mutate(weight=(tf_idf * SCALE).round().cast("int64")).filter(_.weight > 0)
+    rank = ibis.row_number().over(group_by="item_id", order_by=[ibis.desc("weight"), ibis.asc("word")])
+    telling = weighed.mutate(rank=rank).filter(_.rank < TOKENS).select("item_id", "word", "weight")
+    square = (_.weight.cast("float64") * _.weight).sum().over(group_by="item_id")
+    unit = telling.mutate(unit=(_.weight * SCALE / square.sqrt()).round().cast("int64"))
+    place = ibis.row_number().over(group_by="word", order_by=[ibis.desc("unit"), ibis.asc("item_id")])
+    postings = unit.mutate(place=place).filter(_.place < POSTINGS).select("word", other_id="item_id", other="unit")
+    both = unit.join(postings, "word").filter(_.item_id != _.other_id)
+    both = both.group_by(["item_id", "other_id"]).agg(shared=(_.unit * _.other).sum().cast("int64"))
+    return both.select("item_id", "other_id", as_of=moment(as_of), score=_.shared / (float(SCALE) * SCALE))
+
+
+def _words(items: ibis.Table) -> ibis.Table:
+    """(item, word) → how often it stands there. A category is one word, whatever its spaces."""
+    written = items.title.fill_null("") + " " + items.text.fill_null("")
+    word = written.lower().re_split(r"[^\p{L}\p{N}]+").unnest()
+    category = (ibis.literal("category: ") + items.categories.unnest()).name("word")
+    words = items.select("item_id", word=word).filter(_.word != "").union(items.select("item_id", word=category))
+    return words.group_by(["item_id", "word"]).agg(times=_.count())
+
+
+def _best(scored: ibis.Table, ids: str, scores: str) -> ibis.Table:
+    scored = scored.mutate(score=_.score.cast("float32"))
+    place = ibis.row_number().over(group_by="item_id", order_by=[ibis.desc("score"), ibis.asc("other_id")])
+    best = scored.mutate(place=place).filter((_.place < NEIGHBOR_LENGTH) & (_.score > 0))
+    return lists(best, order="place", keys=KEYS, **{ids: best.other_id, scores: best.score})
