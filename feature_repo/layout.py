@@ -61,3 +61,8 @@ class StateDir:
     def decisions(self) -> Path:
         """The decision log."""
         return self.root / "decisions"
+
+    @property
+    def reports(self) -> Path:
+        """What `longtail report` writes."""
+        return self.root / "reports"
