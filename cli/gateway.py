@@ -1,30 +1,33 @@
-"""Commands: gateway, and its client for people: rank, record, status."""
+"""Commands: gateway and token, and its client for people: rank, record, status."""
 
 from __future__ import annotations
 
 import logging
-from datetime import datetime
-from typing import Annotated
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cli.connection import connected
 from cli.settings import Settings
 
-Address = Annotated[str, typer.Option(help="The gateway, HOST:PORT. Default: gateway.address of the settings.")]
+if TYPE_CHECKING:
+    from serving.client import Client
+
 UserOption = Annotated[str, typer.Option("--user", "-u", help="The user's id.")]
 
 
 def register(app: typer.Typer) -> None:
     """Adds these commands to `longtail`."""
-    for command in (gateway, rank, record, status):
+    for command in (gateway, rank, record, status, token):
         app.command()(command)
 
 
 def gateway(context: typer.Context) -> None:
     """Serve activation rankings over gRPC until SIGTERM or Ctrl-C, which drain.
 
-    SIGHUP reloads the policy.
-    Example: `longtail gateway`, or `LONGTAIL_GATEWAY__ADDRESS=0.0.0.0:50051 longtail gateway`.
+    SIGHUP reloads the policy and the tokens.
+    Example: `longtail gateway`, or `LONGTAIL_GATEWAY__ADDRESS=127.0.0.1:50052 longtail gateway`.
     """
     import asyncio
 
@@ -41,64 +44,78 @@ def gateway(context: typer.Context) -> None:
     asyncio.run(serve(settings.gateway, features=settings.features, state=settings.state, on_ready=say))
 
 
+@connected
 def rank(
-    context: typer.Context,
+    client: Client,
     *,
     user: UserOption,
     items: Annotated[str, typer.Option(help="Items to rank, A,B,…; the gateway finds some when none are named.")] = "",
     limit: Annotated[int, typer.Option("-n", "--limit", help="How many items to show.")] = 10,
     explain: Annotated[bool, typer.Option("--explain", help="Show the terms of each item's value.")] = False,
-    address: Address = "",
 ) -> None:
     """Rank items for one user.
 
     Example: `longtail rank --user 42 --explain`, or `longtail rank --user 42 --items 50,172,181 -n 2`.
     """
-    from serving.client import Client, print_ranking
+    from serving.client import print_ranking
 
-    with Client(address or _address(context)) as client:
-        named = [item for item in items.split(",") if item]
-        print_ranking(client.rank(user, items=named, limit=limit, explain=explain))
+    named = [item for item in items.split(",") if item]
+    print_ranking(client.rank(user, items=named, limit=limit, explain=explain))
 
 
+@connected
 def record(
-    context: typer.Context,
+    client: Client,
     *,
     user: UserOption,
     item: Annotated[str, typer.Option("--item", "-i", help="The item's id.")],
     event_type: Annotated[str, typer.Option("--type", help="Such as view, click, purchase, rating.")],
     time: Annotated[datetime | None, typer.Option(help="When it happened, UTC. Default: now.")] = None,
     value: Annotated[float | None, typer.Option(help="A rating, an amount or a quantity.")] = None,
-    address: Address = "",
 ) -> None:
     """Record one event of a user; the next ranking knows it.
 
     Example: `longtail record --user 42 --item 50 --type click`.
     """
-    from serving.client import Client, print_ack
+    from serving.client import print_ack
 
-    with Client(address or _address(context)) as client:
-        print_ack(client.record(user, item=item, event_type=event_type, time=time, value=value))
+    print_ack(client.record(user, item=item, event_type=event_type, time=time, value=value))
 
 
+@connected
 def status(
-    context: typer.Context,
+    client: Client,
     *,
     user: Annotated[str, typer.Option("--user", "-u", help="Show what is known of this user too.")] = "",
-    address: Address = "",
 ) -> None:
     """Show whether the gateway is well, which model and policy it uses, and what it knows of a user.
 
     Example: `longtail status --user 42`.
     """
-    from serving.client import Client, print_state, print_status
+    from serving.client import print_state, print_status
 
-    with Client(address or _address(context)) as client:
-        print_status(client.status())
-        if user:
-            print_state(client.state(user))
+    print_status(client.status())
+    if user:
+        print_state(client.state(user))
 
 
-def _address(context: typer.Context) -> str:
-    settings: Settings = context.obj
-    return settings.gateway.address
+def token(
+    caller: Annotated[str, typer.Option(help="Whom the token is for; it stands in quotas and the audit log.")],
+    scope: Annotated[list[str], typer.Option(help="rank, record or admin; give it once for each.")],
+    days: Annotated[int | None, typer.Option(min=1, help="The token ends after so many days.")] = None,
+) -> None:
+    """Make a bearer token: it is shown once; the entry for gateway.authorization.tokens_file has only its hash.
+
+    Example: `longtail token --caller shop --scope rank --scope record >> tokens.toml`; the token goes to stderr.
+    """
+    from serving.gateway.access.caller import Scope
+    from serving.gateway.access.tokens import entry_text, new_token
+
+    known = {one.value for one in Scope}
+    unknown = sorted(set(scope) - known)
+    if unknown:
+        raise typer.BadParameter(f"{unknown[0]!r} is no scope; there are {', '.join(sorted(known))}")
+    expires = None if days is None else datetime.now(UTC) + timedelta(days=days)
+    made = new_token()
+    typer.echo(entry_text(made, caller=caller, scopes=frozenset(Scope(one) for one in scope), expires=expires))
+    typer.echo(made, err=True)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cli.connection import Ca, Cert, Key, TokenFile, client_settings
 from feature_repo.errors import LongtailError
 
 if TYPE_CHECKING:
@@ -48,6 +49,10 @@ def loadtest(
     allow_remote: Annotated[
         bool, typer.Option("--allow-remote", help="Allow an address that is not on this machine.")
     ] = False,
+    ca: Ca = None,
+    cert: Cert = None,
+    key: Key = None,
+    token_file: TokenFile = None,
 ) -> None:
     """Puts load on the gateway and judges it: exit code 0 if its objectives are met, 1 if not.
 
@@ -55,9 +60,12 @@ def loadtest(
     """
     from loadtest import profiles, report
     from loadtest.errors import LoadTestError
-    from loadtest.plan import Plan, check_address
+    from loadtest.plan import Line, Plan, check_address
+    from serving.client_credentials import ClientCredentials
 
     settings: Settings = context.obj
+    client = client_settings(settings, ca=ca, cert=cert, key=key, token_file=token_file)
+    token = ClientCredentials.read(client).token
     try:
         chosen = profiles.load(
             profile,
@@ -79,9 +87,10 @@ def loadtest(
             seed=seed,
             user_ids_file=users_from or _if_there(settings.state.features / "user_activity.parquet"),
             item_ids_file=items_from or _if_there(settings.state.items / "items.parquet"),
+            line=Line(tls=client.tls, ca_file=client.ca_file, cert_file=client.cert_file, key_file=client.key_file),
         )
         directory = out or settings.state.root / "loadtest" / f"{profile}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
-        result = _run_with_progress(plan, directory)
+        result = _run_with_progress(plan, directory, token=token)
     except LoadTestError as error:
         raise LongtailError(str(error)) from error
     html, data = report.write(result, directory)
@@ -95,7 +104,7 @@ def _if_there(path: Path) -> Path | None:
     return path if path.is_file() else None
 
 
-def _run_with_progress(plan: Plan, directory: Path) -> Report:
+def _run_with_progress(plan: Plan, directory: Path, *, token: str) -> Report:
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -108,7 +117,7 @@ def _run_with_progress(plan: Plan, directory: Path) -> Report:
         def show(made: int, failed: int) -> None:
             bar.update(task, advance=1, description=f"{made} requests, {failed} failed")
 
-        return session.run(plan, directory, progress=show)
+        return session.run(plan, directory, token=token, progress=show)
 
 
 def _print(result: Report) -> None:

@@ -18,6 +18,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from feature_repo.errors import LongtailError
 from feature_repo.layout import StateDir
 from feature_repo.settings import FeatureSettings
+from serving.client_settings import ClientSettings
 from serving.gateway.settings import GatewaySettings
 from training.settings import TrainingSettings
 
@@ -34,6 +35,7 @@ class Settings(BaseSettings):
     features: FeatureSettings = FeatureSettings()
     training: TrainingSettings = TrainingSettings()
     gateway: GatewaySettings = GatewaySettings()
+    client: ClientSettings = ClientSettings()
 
     @property
     def state(self) -> StateDir:
@@ -95,5 +97,10 @@ def _explain(error: ValidationError | tomllib.TOMLDecodeError, known: set[str]) 
         if problem["type"] == "extra_forbidden":
             lines.append(f"unknown setting {name}{_hint(PREFIX + name.replace('.', '__').upper(), known)}")
         else:
-            lines.append(f"setting {name} = {problem.get('input')!r}: {problem['msg']}")
+            lines.append(f"setting {name}{_shown(problem.get('input'))}: {problem['msg']}")
     return "; ".join(lines)
+
+
+def _shown(given: Any) -> str:
+    """A section is not shown: a secret may stand in it."""
+    return f" = {given!r}" if isinstance(given, str | int | float | list) else ""

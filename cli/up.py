@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import FrameType
 from typing import IO
 
@@ -25,12 +25,14 @@ STARTUP_S = 90.0
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
-    """One process of `up`. `target` is what answers grpc.health.v1 once it is ready."""
+    """One process of `up`. It is ready when `target` answers grpc.health.v1, or once it prints a line with `says`."""
 
     name: str
     command: Sequence[str]
     environ: Mapping[str, str]
     target: str
+    says: str = ""
+    has_said: threading.Event = field(default_factory=threading.Event)
 
 
 class PartError(LongtailError):
@@ -55,7 +57,13 @@ def parts(settings: Settings) -> tuple[Part, Part]:
     }
     return (
         Part(name="model-server", command=(*longtail, *serve), environ={}, target=settings.gateway.model_server),
-        Part(name="gateway", command=(*longtail, "gateway"), environ=gateway, target=settings.gateway.address),
+        Part(
+            name="gateway",
+            command=(*longtail, "gateway"),
+            environ=gateway,
+            target=settings.gateway.address,
+            says="gateway ready at",  # its health may be behind TLS that trusts no one here
+        ),
     )
 
 
@@ -93,6 +101,8 @@ def _start(part: Part, log: IO[str]) -> subprocess.Popen[str]:
         for line in process.stdout:
             log.write(f"{part.name:>12} | {line}")
             log.flush()
+            if part.says and part.says in line:
+                part.has_said.set()
 
     threading.Thread(target=copy, name=f"log-{part.name}", daemon=True).start()
     return process
@@ -102,18 +112,21 @@ def _await_ready(part: Part, process: subprocess.Popen[str]) -> None:
     import grpc
     from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+    def is_serving(stub: health_pb2_grpc.HealthStub) -> bool:
+        try:
+            answer = stub.Check(health_pb2.HealthCheckRequest(), timeout=1)
+        except grpc.RpcError:
+            return False  # not listening yet
+        return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
+
     deadline = time.monotonic() + STARTUP_S
     with grpc.insecure_channel(part.target) as channel:
         stub = health_pb2_grpc.HealthStub(channel)
         while time.monotonic() < deadline:
             if (code := process.poll()) is not None:
                 raise PartError(f"{part.name} ended with exit code {code} before it was ready; its log above says why")
-            try:
-                answer = stub.Check(health_pb2.HealthCheckRequest(), timeout=1)
-                if answer.status == health_pb2.HealthCheckResponse.SERVING:
-                    return
-            except grpc.RpcError:
-                pass  # not listening yet
+            if part.has_said.is_set() if part.says else is_serving(stub):
+                return
             time.sleep(0.1)
     raise PartError(f"{part.name} did not become ready at {part.target} in {STARTUP_S:.0f} s; its log above says why")
 

@@ -58,6 +58,11 @@ class StateDir:
         return self.root / "models" / "longtail"
 
     @property
+    def audit(self) -> Path:
+        """Who used the scope `admin`, a file a day."""
+        return self.root / "audit"
+
+    @property
     def decisions(self) -> Path:
         """The decision log."""
         return self.root / "decisions"

@@ -15,6 +15,7 @@ import grpc.experimental.gevent  # noqa: E402
 
 grpc.experimental.gevent.init_gevent()
 
+import os  # noqa: E402
 import sys  # noqa: E402
 from collections.abc import Mapping  # noqa: E402
 from dataclasses import dataclass  # noqa: E402
@@ -31,7 +32,7 @@ from locust.exception import StopUser  # noqa: E402
 from loadtest import population, samples  # noqa: E402
 from loadtest.arrivals import Arrivals  # noqa: E402
 from loadtest.errors import LoadTestError  # noqa: E402
-from loadtest.plan import Plan  # noqa: E402
+from loadtest.plan import TOKEN_VARIABLE, Line, Plan  # noqa: E402
 from loadtest.questions import Questions  # noqa: E402
 from loadtest.samples import NOT_SENT, Sample  # noqa: E402
 from loadtest.timing import Due, Timing  # noqa: E402
@@ -51,6 +52,7 @@ class Session:
     arrivals: Arrivals
     questions: Questions
     timeout_s: float
+    metadata: tuple[tuple[str, str], ...]
 
 
 def caller_class(session: Session) -> type[User]:
@@ -81,7 +83,7 @@ def caller_class(session: Session) -> type[User]:
             gevent.sleep(max(0.0, due_s - perf_counter()))
             self.timing.due = Due(due_s, question.user_kind)
             try:
-                self.calls[question.rpc](question.message, timeout=session.timeout_s)
+                self.calls[question.rpc](question.message, timeout=session.timeout_s, metadata=session.metadata)
             except grpc.RpcError:
                 return  # the interceptor has told locust already
 
@@ -91,15 +93,20 @@ def caller_class(session: Session) -> type[User]:
 def run(plan: Plan) -> list[Sample]:
     """Makes the load that the plan asks for; bounded by its duration, one deadline, and a little grace."""
     profile = plan.profile
-    channel = connect(plan.address)
+    channel = connect(plan.address, plan.line)
     arrivals = Arrivals(
         rate_per_s=None if profile.closed_loop else profile.rate_per_s,
         duration_s=profile.duration_s,
         seed=plan.seed,
         clock=perf_counter,
     )
+    token = os.environ.get(TOKEN_VARIABLE, "")
     session = Session(
-        channel=channel, arrivals=arrivals, questions=questions_of(plan), timeout_s=profile.timeout_ms / 1e3
+        channel=channel,
+        arrivals=arrivals,
+        questions=questions_of(plan),
+        timeout_s=profile.timeout_ms / 1e3,
+        metadata=(("authorization", f"Bearer {token}"),) if token else (),
     )
     environment = Environment(user_classes=[caller_class(session)])
     collected: list[Sample] = []
@@ -123,13 +130,23 @@ def run(plan: Plan) -> list[Sample]:
     return collected + [not_sent(due_s - arrivals.start_s) for due_s in untaken]
 
 
-def connect(address: str) -> grpc.Channel:
-    channel = grpc.insecure_channel(address)
+def open_channel(address: str, line: Line) -> grpc.Channel:
+    if not (line.tls or line.ca_file or line.cert_file):
+        return grpc.insecure_channel(address)
+    authorities, key, certificate = (
+        path.read_bytes() if path else None for path in (line.ca_file, line.key_file, line.cert_file)
+    )
+    return grpc.secure_channel(address, grpc.ssl_channel_credentials(authorities, key, certificate))
+
+
+def connect(address: str, line: Line) -> grpc.Channel:
+    channel = open_channel(address, line)
     try:
         grpc.channel_ready_future(channel).result(timeout=CONNECT_S)
     except grpc.FutureTimeoutError as error:
         raise LoadTestError(
-            f"nothing answers gRPC at {address} within {CONNECT_S:g} s; start the gateway, or give its --address"
+            f"nothing answers gRPC at {address} within {CONNECT_S:g} s; start the gateway, or give its --address, "
+            "and --ca where it speaks TLS"
         ) from error
     return channel
 

@@ -4,11 +4,25 @@ from __future__ import annotations
 
 import ipaddress
 from pathlib import Path
+from typing import Final
 
 from pydantic import BaseModel, ConfigDict
 
 from loadtest.errors import LoadTestError
 from loadtest.profiles import Profile
+
+TOKEN_VARIABLE: Final = "LOADTEST_TOKEN"  # noqa: S105  how the process that makes the load is given it
+
+
+class Line(BaseModel):
+    """How the gateway is reached. A token is not part of it: a plan is written to disk."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    tls: bool = False
+    ca_file: Path | None = None
+    cert_file: Path | None = None
+    key_file: Path | None = None
 
 
 class Plan(BaseModel):
@@ -22,6 +36,7 @@ class Plan(BaseModel):
     seed: int
     user_ids_file: Path | None = None
     item_ids_file: Path | None = None
+    line: Line = Line()
 
 
 def check_address(address: str, *, allow_remote: bool) -> str:

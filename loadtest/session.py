@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import threading
@@ -12,7 +13,7 @@ from typing import Final
 
 from loadtest import samples, slo
 from loadtest.errors import LoadTestError
-from loadtest.plan import Plan
+from loadtest.plan import TOKEN_VARIABLE, Plan
 from loadtest.report import Report
 from loadtest.summary import summarize
 
@@ -20,25 +21,28 @@ GRACE_S: Final = 60.0  # to start, to read the ids, to drain and to write
 Progress = Callable[[int, int], None]  # requests made, of them failed
 
 
-def run(plan: Plan, directory: Path, *, progress: Progress = lambda made, failed: None) -> Report:
+def run(plan: Plan, directory: Path, *, token: str = "", progress: Progress = lambda made, failed: None) -> Report:
     """Makes the load and judges it. Leaves plan.json, samples.csv and driver.log in `directory`."""
     started_at = datetime.now(UTC)
     plan_file, samples_file, log_file = (directory / name for name in ("plan.json", "samples.csv", "driver.log"))
     directory.mkdir(parents=True, exist_ok=True)
     plan_file.write_text(plan.model_dump_json(indent=2) + "\n", "utf-8")
     limit_s = plan.profile.duration_s + plan.profile.timeout_ms / 1e3 + GRACE_S
-    _drive(plan_file, samples_file, log_file, limit_s=limit_s, progress=progress)
+    _drive(plan_file, samples_file, log_file, token=token, limit_s=limit_s, progress=progress)
     summary = summarize(samples.read(samples_file), duration_s=plan.profile.duration_s, warmup_s=plan.profile.warmup_s)
     return Report(
         plan=plan, started_at=started_at, summary=summary, verdicts=slo.judge(plan.profile.slo, summary.total)
     )
 
 
-def _drive(plan_file: Path, samples_file: Path, log_file: Path, *, limit_s: float, progress: Progress) -> None:
+def _drive(
+    plan_file: Path, samples_file: Path, log_file: Path, *, token: str, limit_s: float, progress: Progress
+) -> None:
     command = [sys.executable, "-P", "-m", "loadtest.driver", str(plan_file), str(samples_file)]
+    environ = {**os.environ, TOKEN_VARIABLE: token}
     with (
         log_file.open("w", encoding="utf-8") as log,
-        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True) as process,
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True, env=environ) as process,
     ):
         watchdog = threading.Timer(limit_s, process.kill)
         watchdog.start()

@@ -18,6 +18,7 @@ from rich.text import Text
 from feature_repo.errors import LongtailError
 from longtail.activation.v1 import activation_pb2 as pb
 from longtail.activation.v1 import activation_pb2_grpc, feedback_pb2, feedback_pb2_grpc
+from serving.client_credentials import PLAINTEXT, ClientCredentials
 
 TIMEOUT_S = 5.0
 LEAST_WIDTH = 120
@@ -39,9 +40,10 @@ class Status:
 class Client:
     """Calls one gateway. Every failure is a ClientError that says what to do."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, *, credentials: ClientCredentials = PLAINTEXT) -> None:
         self._address = address
-        self._channel = grpc.insecure_channel(address)
+        self._credentials = credentials
+        self._channel = credentials.channel(address)
         self._activation = activation_pb2_grpc.ActivationServiceStub(self._channel)
         self._feedback = feedback_pb2_grpc.FeedbackServiceStub(self._channel)
         self._health = health_pb2_grpc.HealthStub(self._channel)
@@ -94,14 +96,17 @@ class Client:
 
     def _ask(self, method: Callable[..., Any], request: Any) -> Any:
         try:
-            return method(request, timeout=TIMEOUT_S)
+            return method(request, timeout=TIMEOUT_S, metadata=self._credentials.metadata)
         except grpc.RpcError as error:
             raise ClientError(self._explain(error)) from error
 
     def _explain(self, error: grpc.RpcError) -> str:
         code, details = error.code(), error.details()
         if code is grpc.StatusCode.UNAVAILABLE:
-            return f"no gateway answers at {self._address}; start one with `longtail up`, or give --address ({details})"
+            hint = "--address" if self._credentials.is_encrypted else "--address, or --ca where it speaks TLS"
+            return f"no gateway answers at {self._address}; start one with `longtail up`, or give {hint} ({details})"
+        if code is grpc.StatusCode.UNAUTHENTICATED:
+            return f"the gateway at {self._address} answered {code.name}: {details} (give --token-file)"
         if code is grpc.StatusCode.UNIMPLEMENTED:
             return f"what answers at {self._address} is no longtail gateway; give --address"
         return f"the gateway at {self._address} answered {code.name}: {details}"

@@ -15,6 +15,8 @@ from grpc_reflection.v1alpha import reflection
 
 from feature_repo.errors import LongtailError
 from longtail.activation.v1 import activation_pb2, activation_pb2_grpc, feedback_pb2, feedback_pb2_grpc
+from serving.gateway.access.gate import Gate
+from serving.gateway.access.tls import Certificates, check_exposure
 from serving.gateway.background import Chore
 from serving.gateway.boundary import Boundary
 from serving.gateway.feedback import Feedback
@@ -42,6 +44,7 @@ class Gateway:
     server: grpc.aio.Server
     health: Any
     settings: GatewaySettings
+    certificates: Certificates | None
     chores: Sequence[Chore]
     closers: Sequence[Callable[[], Awaitable[None]]]
     tasks: list[asyncio.Task[None]] = field(default_factory=list)
@@ -50,7 +53,7 @@ class Gateway:
     async def start(self) -> None:
         """Raises LongtailError when the address cannot be had."""
         try:
-            self.port = self.server.add_insecure_port(self.settings.address)
+            self.port = self._bind()
         except (RuntimeError, ValueError) as error:
             raise LongtailError(
                 f"cannot listen on {self.settings.address}: is it in use? Set gateway.address to a free one ({error})"
@@ -69,6 +72,11 @@ class Gateway:
         for close in self.closers:
             await close()
 
+    def _bind(self) -> int:
+        if self.certificates is None:
+            return self.server.add_insecure_port(self.settings.address)
+        return self.server.add_secure_port(self.settings.address, self.certificates.credentials)
+
     async def _report(self, status: Any) -> None:
         for service in (health.OVERALL_HEALTH, *SERVICES):
             await self.health.set(service, status)
@@ -83,9 +91,13 @@ def build(
     telemetry: Telemetry,
     chores: Sequence[Chore] = (),
     closers: Sequence[Callable[[], Awaitable[None]]] = (),
+    gate: Gate | None = None,
     clock: Callable[[], float] = time.time,
 ) -> Gateway:
-    """Nothing waits and nothing is bound here."""
+    """Nothing waits and nothing is bound here. Raises LongtailError for a certificate that cannot be used."""
+    refuse_exposure(settings)
+    gate = gate or Gate(allow_replay=settings.allow_replay, clock=clock)
+    certificates = Certificates(settings.tls, not_after=telemetry.certificate_not_after) if settings.tls.is_on else None
     retry_after_s = settings.retry_after_ms / 1000
     permits = Permits(
         settings.permits,
@@ -96,12 +108,16 @@ def build(
     feedback_permits = Permits(
         settings.feedback_permits, retry_after_s=retry_after_s, taken=telemetry.permits_taken.labels("feedback")
     )
-    server = grpc.aio.server(
-        interceptors=[Boundary(telemetry)], options=(("grpc.so_reuseport", int(settings.share_port)),)
-    )
+    server = grpc.aio.server(interceptors=[Boundary(telemetry, gate)], options=_options(settings))
     activation_pb2_grpc.add_ActivationServiceServicer_to_server(
         ActivationServicer(
-            ports=ports, policies=policies, permits=permits, settings=settings, telemetry=telemetry, clock=clock
+            ports=ports,
+            policies=policies,
+            permits=permits,
+            settings=settings,
+            telemetry=telemetry,
+            gate=gate,
+            clock=clock,
         ),
         server,
     )
@@ -110,5 +126,35 @@ def build(
     )
     answers = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(answers, server)
-    reflection.enable_server_reflection((*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
-    return Gateway(server=server, health=answers, settings=settings, chores=chores, closers=closers)
+    if settings.reflection:
+        reflection.enable_server_reflection((*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+    return Gateway(
+        server=server, health=answers, settings=settings, certificates=certificates, chores=chores, closers=closers
+    )
+
+
+def refuse_exposure(settings: GatewaySettings) -> None:
+    """Raises LongtailError for an address that others can reach in the clear, unless the settings want that."""
+    check_exposure(
+        "gateway.address",
+        settings.address,
+        is_encrypted=settings.tls.is_on,
+        allows_plaintext=settings.allow_public_plaintext,
+    )
+    if settings.metrics_address:
+        check_exposure(
+            "gateway.metrics_address",
+            settings.metrics_address,
+            is_encrypted=False,
+            allows_plaintext=settings.allow_public_plaintext,
+        )
+
+
+def _options(settings: GatewaySettings) -> tuple[tuple[str, int], ...]:
+    metadata_bytes = settings.max_metadata_kb * 1024
+    return (
+        ("grpc.so_reuseport", int(settings.share_port)),
+        ("grpc.max_receive_message_length", settings.max_request_kb * 1024),
+        ("grpc.max_metadata_size", metadata_bytes),  # between the two, gRPC refuses at random: no such range
+        ("grpc.absolute_max_metadata_size", metadata_bytes),
+    )

@@ -1,21 +1,26 @@
-"""The edge of every call of ours: unreadable bytes, refusals with their details, bugs, and the count by code."""
+"""The edge of every call of ours: admission, unreadable bytes, refusals with their details, bugs, the count by code."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import grpc
 from google.protobuf.message import DecodeError
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 
+from serving.gateway.access.caller import Caller, calling
+from serving.gateway.access.gate import Call, Gate
 from serving.gateway.errors import (
     CODES,
+    AuditError,
     InvalidRequestError,
     OverloadedError,
+    QuotaError,
     RefusalError,
     UnreadableRequestError,
 )
@@ -25,6 +30,9 @@ DOMAIN: Final = "longtail.activation.v1"
 STATUS_KEY: Final = "grpc-status-details-bin"
 MAX_MESSAGE: Final = 500  # characters; it travels in a trailer
 
+Parse = Callable[[bytes], Any]
+Stream = Callable[..., AsyncIterator[Any]]  # grpc's stubs know only the threaded server's
+
 _log = logging.getLogger(__name__)
 
 if TYPE_CHECKING:  # generic only in their stubs
@@ -33,10 +41,14 @@ if TYPE_CHECKING:  # generic only in their stubs
 
 
 class Boundary(grpc.aio.ServerInterceptor):
-    """Wraps the methods of `longtail.activation.v1`; health and reflection pass."""
+    """Wraps the methods of `longtail.activation.v1`, of every kind but client streams; health and reflection pass.
 
-    def __init__(self, telemetry: Telemetry) -> None:
+    Handlers of streams are async generators. Bytes are parsed only for callers that the gate admitted.
+    """
+
+    def __init__(self, telemetry: Telemetry, gate: Gate) -> None:
         self._telemetry = telemetry
+        self._gate = gate
 
     async def intercept_service(
         self,
@@ -45,47 +57,103 @@ class Boundary(grpc.aio.ServerInterceptor):
     ) -> Handler | None:
         handler = await continuation(handler_call_details)
         service, _, method = handler_call_details.method.lstrip("/").partition("/")
-        if handler is None or handler.unary_unary is None or not service.startswith(f"{DOMAIN}."):
+        if handler is None or not service.startswith(f"{DOMAIN}."):
             return handler
-        return grpc.unary_unary_rpc_method_handler(
-            self._guarded(handler.unary_unary, method),
-            request_deserializer=_tolerant(handler.request_deserializer),
-            response_serializer=handler.response_serializer,
+        parse, serialize = _parser(handler.request_deserializer), handler.response_serializer
+        if handler.unary_unary is not None:
+            return grpc.unary_unary_rpc_method_handler(
+                self._unary(handler.unary_unary, method, parse), response_serializer=serialize
+            )
+        if handler.unary_stream is not None:
+            return grpc.unary_stream_rpc_method_handler(
+                self._answer_stream(cast(Stream, handler.unary_stream), method, parse), response_serializer=serialize
+            )
+        assert handler.stream_stream is not None, f"{method} is of a kind that the boundary does not know"
+        return grpc.stream_stream_rpc_method_handler(
+            self._stream(cast(Stream, handler.stream_stream), method, parse), response_serializer=serialize
         )
 
-    def _guarded(self, answer: Callable[..., Awaitable[Any]], method: str) -> Callable[..., Awaitable[Any]]:
-        async def guarded(request: Any, context: Context) -> Any:
-            started_s = time.perf_counter()
-            code = grpc.StatusCode.OK
-            try:
-                if isinstance(request, UnreadableRequestError):
-                    raise request
-                return await answer(request, context)
-            except RefusalError as refusal:
-                code = CODES[type(refusal)]
-                await _abort(context, refusal)
-            except asyncio.CancelledError:
-                code = grpc.StatusCode.CANCELLED
-                raise
-            except Exception:
-                code = grpc.StatusCode.INTERNAL
-                _log.exception("bug: %s failed", method)
-                await context.abort(code, f"{method} failed; the gateway's log says why")
-            finally:
-                self._telemetry.requests.labels(method, code.name).inc()
-                self._telemetry.request_s.labels(method).observe(time.perf_counter() - started_s)
+    def _unary(self, answer: Callable[..., Awaitable[Any]], method: str, parse: Parse) -> Callable[..., Awaitable[Any]]:
+        async def guarded(data: bytes, context: Context) -> Any:
+            async with self._admitted(method, context):
+                return await answer(parse(data), context)
 
         return guarded
 
+    def _answer_stream(self, answer: Stream, method: str, parse: Parse) -> Stream:
+        async def guarded(data: bytes, context: Context) -> AsyncIterator[Any]:
+            async with self._admitted(method, context):
+                async for response in answer(parse(data), context):
+                    yield response
 
-def _tolerant(deserialize: Callable[[bytes], Any] | None) -> Callable[[bytes], Any]:
+        return guarded
+
+    def _stream(self, answer: Stream, method: str, parse: Parse) -> Stream:
+        async def guarded(received: AsyncIterator[bytes], context: Context) -> AsyncIterator[Any]:
+            async with self._admitted(method, context) as caller:
+
+                async def requests() -> AsyncIterator[Any]:
+                    async for data in received:
+                        await self._gate.wait(caller)  # not reading on is what slows the sender
+                        yield parse(data)
+
+                async for response in answer(requests(), context):
+                    yield response
+
+        return guarded
+
+    @asynccontextmanager
+    async def _admitted(self, method: str, context: Context) -> AsyncIterator[Caller]:
+        """Admits the caller; turns what goes wrong within into a status; counts."""
+        started_s = time.perf_counter()
+        code = grpc.StatusCode.OK
+        call, caller = _call(method, context), None
+        try:
+            caller = self._gate.admit(call)
+            with calling(caller):
+                yield caller
+        except RefusalError as refusal:
+            code = CODES[type(refusal)]
+            self._telemetry.refusals.labels(method, refusal.reason).inc()
+            await _abort(context, refusal)
+        except (asyncio.CancelledError, GeneratorExit):
+            code = grpc.StatusCode.CANCELLED
+            raise
+        except Exception:
+            code = grpc.StatusCode.INTERNAL
+            _log.exception("bug: %s failed", method)
+            await context.abort(code, f"{method} failed; the gateway's log says why")
+        finally:
+            if caller is not None:
+                self._settle(caller, call, code)
+            self._telemetry.requests.labels(method, code.name).inc()
+            self._telemetry.request_s.labels(method).observe(time.perf_counter() - started_s)
+
+    def _settle(self, caller: Caller, call: Call, code: grpc.StatusCode) -> None:
+        try:
+            self._gate.settle(caller, call, code=code.name)
+        except AuditError as error:  # it is done already
+            _log.error("%s of %r ended with %s: %s", call.method, caller.name, code.name, error)
+
+
+def _call(method: str, context: Context) -> Call:
+    names = [*context.auth_context().get("x509_common_name", ()), b""]
+    return Call(
+        method=method,
+        metadata=context.invocation_metadata() or (),
+        peer=context.peer(),
+        certificate=names[0].decode(errors="replace"),
+    )
+
+
+def _parser(parse: Callable[[bytes], Any] | None) -> Parse:
     """Bytes that are no request become a refusal; grpc would answer INTERNAL."""
 
     def tolerant(data: bytes) -> Any:
         try:
-            return deserialize(data) if deserialize else data
+            return parse(data) if parse else data
         except DecodeError as error:
-            return UnreadableRequestError(f"the request cannot be parsed: {error}; strings must be UTF-8")
+            raise UnreadableRequestError(f"the request cannot be parsed: {error}; strings must be UTF-8") from error
 
     return tolerant
 
@@ -108,7 +176,7 @@ def status_of(refusal: RefusalError) -> status_pb2.Status:
             for one in refusal.violations
         ]
         status.details.add().Pack(error_details_pb2.BadRequest(field_violations=violations))
-    if isinstance(refusal, OverloadedError):
+    if isinstance(refusal, OverloadedError | QuotaError):
         retry = error_details_pb2.RetryInfo()
         retry.retry_delay.FromMilliseconds(round(refusal.retry_after_s * 1000))
         status.details.add().Pack(retry)

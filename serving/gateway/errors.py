@@ -94,6 +94,32 @@ class OverloadedError(RefusalError):
         self.retry_after_s = retry_after_s
 
 
+class NoCredentialsError(RefusalError):
+    reason = "NO_CREDENTIALS"
+
+
+class BadCredentialsError(RefusalError):
+    reason = "BAD_CREDENTIALS"
+
+
+class MissingScopeError(RefusalError):
+    reason = "MISSING_SCOPE"
+
+
+class QuotaError(RefusalError):
+    reason = "QUOTA_EXCEEDED"
+
+    def __init__(self, message: str, *, caller: str, retry_after_s: float) -> None:
+        super().__init__(message, caller=caller)
+        self.retry_after_s = retry_after_s
+
+
+class AuditError(RefusalError):
+    """What must be on record could not be put there."""
+
+    reason = "AUDIT_LOG_FAILED"
+
+
 class DeadlineError(RefusalError):
     reason = "DEADLINE_PASSED"
 
@@ -112,6 +138,11 @@ CODES: Final[Mapping[type[RefusalError], grpc.StatusCode]] = {
     InvalidRequestError: grpc.StatusCode.INVALID_ARGUMENT,
     UnreadableRequestError: grpc.StatusCode.INVALID_ARGUMENT,
     ReplayForbiddenError: grpc.StatusCode.PERMISSION_DENIED,
+    NoCredentialsError: grpc.StatusCode.UNAUTHENTICATED,
+    BadCredentialsError: grpc.StatusCode.UNAUTHENTICATED,
+    MissingScopeError: grpc.StatusCode.PERMISSION_DENIED,
+    QuotaError: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    AuditError: grpc.StatusCode.UNAVAILABLE,
     OverloadedError: grpc.StatusCode.RESOURCE_EXHAUSTED,
     DeadlineError: grpc.StatusCode.DEADLINE_EXCEEDED,
     NotFullError: grpc.StatusCode.UNAVAILABLE,

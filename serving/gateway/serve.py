@@ -16,7 +16,9 @@ from feature_repo.layout import StateDir
 from feature_repo.settings import FeatureSettings
 from feature_repo.store import open_store
 from feature_repo.updates import FeedbackFollower, UserBehaviorWriter
-from serving.gateway.app import build
+from serving.gateway.access.gate import Gate, open_gate
+from serving.gateway.access.tls import is_loopback
+from serving.gateway.app import build, refuse_exposure
 from serving.gateway.background import Chore
 from serving.gateway.decision_id import new_decision_id
 from serving.gateway.decision_log import JsonlDecisionLog
@@ -44,13 +46,15 @@ async def serve(
     settings: GatewaySettings, *, features: FeatureSettings, state: StateDir, on_ready: Callable[[int], None]
 ) -> None:
     """Serves until SIGTERM or SIGINT, then drains. Raises LongtailError for what must be mended before it can."""
+    refuse_exposure(settings)
     loop, stop = asyncio.get_running_loop(), asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     async with AsyncExitStack() as stack:
         telemetry = Telemetry()
+        gate = _gate(settings, state)
         policies = PolicyBook(settings.policy_path)
-        loop.add_signal_handler(signal.SIGHUP, policies.reload)
+        loop.add_signal_handler(signal.SIGHUP, _reload, policies, gate)
         scorer = await _scorer(settings, state, stack)
         store = open_store(state, features)
         reader = FeastFeatures(store)
@@ -63,6 +67,7 @@ async def serve(
             Chore(name="model check", every_s=settings.model_check_s, do=_model_check(scorer, telemetry)),
             Chore(name="item statistics", every_s=settings.item_check_s, do=catalog.refresh),
             Chore(name="policy check", every_s=settings.policy_check_s, do=_policy_check(policies, telemetry)),
+            Chore(name="token check", every_s=settings.authorization.check_s, do=_token_check(gate)),
         ]
         on_recorded = _follow(
             settings,
@@ -91,6 +96,7 @@ async def serve(
             feedback=feedback,
             telemetry=telemetry,
             chores=chores,
+            gate=gate,
         )
         _serve_metrics(settings, telemetry, stack)
         await gateway.start()
@@ -98,6 +104,29 @@ async def serve(
         await stop.wait()
         _log.info("draining, at most %g s", settings.drain_s)
         await gateway.drain()
+
+
+def _gate(settings: GatewaySettings, state: StateDir) -> Gate:
+    if not (is_loopback(settings.address) or settings.authorization.is_on or settings.tls.client_ca_file):
+        _log.warning("gateway.address %s can be reached by others, and anyone may call", settings.address)
+    return open_gate(
+        settings.authorization,
+        settings.quota,
+        allow_replay=settings.allow_replay,
+        audit_directory=state.audit,
+    )
+
+
+def _reload(policies: PolicyBook, gate: Gate) -> None:
+    policies.reload()
+    gate.reload()
+
+
+def _token_check(gate: Gate) -> Callable[[], Awaitable[None]]:
+    async def check() -> None:
+        gate.reload_if_touched()
+
+    return check
 
 
 async def _scorer(settings: GatewaySettings, state: StateDir, stack: AsyncExitStack) -> TensorFlowServing:

@@ -12,10 +12,10 @@ import grpc
 from longtail.activation.v1 import activation_pb2 as pb
 from longtail.activation.v1 import activation_pb2_grpc, feedback_pb2, feedback_pb2_grpc
 from serving.gateway import decoding, encoding
+from serving.gateway.access.gate import Gate
 from serving.gateway.course import Course
 from serving.gateway.deadline import Deadline, Stage
 from serving.gateway.domain import Query
-from serving.gateway.errors import ReplayForbiddenError
 from serving.gateway.feedback import Feedback
 from serving.gateway.permits import Permits
 from serving.gateway.pipeline import rank, read_features
@@ -38,9 +38,11 @@ class ActivationServicer(activation_pb2_grpc.ActivationServiceServicer):
         permits: Permits,
         settings: GatewaySettings,
         telemetry: Telemetry,
+        gate: Gate,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._ports = ports
+        self._gate = gate
         self._policies = policies
         self._permits = permits
         self._settings = settings
@@ -82,8 +84,7 @@ class ActivationServicer(activation_pb2_grpc.ActivationServiceServicer):
     def _moment(self, query: Query, now_unix_s: float) -> float:
         if query.now_unix_s is None:
             return now_unix_s
-        if not self._settings.allow_replay:
-            raise ReplayForbiddenError("`now` is set, and this gateway answers for now only; set gateway.allow_replay")
+        self._gate.check_replay()
         return query.now_unix_s
 
 

@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+from serving.gateway.access.settings import AuthorizationSettings, QuotaSettings, TlsSettings
+
 
 class StageShares(BaseModel):
     """How one deadline is split. What a stage does not use goes to the next; the rest is for policy and encoding."""
@@ -38,6 +40,15 @@ class GatewaySettings(BaseModel):
     metrics_address: HostAndPort | Literal[""] = Field(
         "127.0.0.1:9464", description="Where Prometheus scrapes; empty turns it off."
     )
+    allow_public_plaintext: bool = Field(
+        False, description="Listen beyond this machine without TLS: for a private network that you trust."
+    )
+    tls: TlsSettings = TlsSettings()
+    authorization: AuthorizationSettings = AuthorizationSettings()
+    quota: QuotaSettings = QuotaSettings()
+    max_request_kb: int = Field(4096, ge=64, description="A larger request is refused unread.")
+    max_metadata_kb: int = Field(16, ge=4, le=1024, description="So is one with more metadata.")
+    reflection: bool = Field(True, description="Tell callers the services' descriptors.")
     share_port: bool = Field(False, description="Let several gateways listen on one port (SO_REUSEPORT).")
     drain_s: float = Field(10, ge=0, description="How long calls in flight may take after SIGTERM.")
 
@@ -55,7 +66,7 @@ class GatewaySettings(BaseModel):
     max_deadline_ms: int = Field(5000, ge=1, description="A longer deadline of the caller is cut to this.")
     stages: StageShares = StageShares()
 
-    allow_replay: bool = Field(False, description="Accept `now` in requests, to replay past decisions.")
+    allow_replay: bool = Field(False, description="Accept `now` without authorization; with it, scope admin decides.")
     policy_path: Path | None = Field(None, description="policy.toml; default: the one shipped.")
     policy_check_s: float = Field(2, gt=0, description="How often that file is looked at; SIGHUP reloads at once.")
     candidates_per_source: int = Field(200, ge=1, le=500, description="How many items POPULAR and FRESH name each.")

@@ -56,6 +56,14 @@ class Telemetry:
         self.event_delay_s = Histogram(
             "longtail_event_visible_seconds", "From the log to the online store.", buckets=SECONDS, registry=registry
         )
+        self.refusals = Counter(
+            "longtail_refusals", "Calls refused, by reason.", ["method", "reason"], registry=registry
+        )
+        self.certificate_not_after = Gauge(
+            "longtail_certificate_not_after_seconds",
+            "When the gateway's certificate ends, Unix time; 0 without TLS.",
+            registry=registry,
+        )
         self.permits_taken = Gauge("longtail_permits_taken", "Calls in flight.", ["service"], registry=registry)
         self.model_version = Gauge("longtail_model_version", "Version checked; 0 for none.", registry=registry)
         self.policy = Gauge("longtail_policy_info", "1 for the policy in force.", ["version"], registry=registry)

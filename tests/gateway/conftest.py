@@ -12,6 +12,7 @@ import grpc
 import pytest
 
 from longtail.activation.v1 import activation_pb2_grpc, feedback_pb2_grpc
+from serving.gateway.access.gate import Gate
 from serving.gateway.app import Gateway, build
 from serving.gateway.feedback import Feedback
 from serving.gateway.policy_book import PolicyBook
@@ -46,12 +47,24 @@ async def until(holds: Callable[[], Any]) -> None:
 Start = Callable[..., Awaitable[Running]]
 
 
+def channel_to(port: int, credentials: grpc.ChannelCredentials | None = None) -> grpc.aio.Channel:
+    target = f"127.0.0.1:{port}"
+    return grpc.aio.insecure_channel(target) if credentials is None else grpc.aio.secure_channel(target, credentials)
+
+
 @pytest.fixture
 async def start() -> AsyncIterator[Start]:
     """Starts gateways on free ports; drains them at the end."""
     async with AsyncExitStack() as stack:
 
-        async def start(world: World, *, policies: PolicyBook | None = None, **settings: Any) -> Running:
+        async def start(
+            world: World,
+            *,
+            policies: PolicyBook | None = None,
+            gate: Gate | None = None,
+            credentials: grpc.ChannelCredentials | None = None,
+            **settings: Any,
+        ) -> Running:
             telemetry = Telemetry()
             feedback = Feedback(world.events, telemetry)
             stack.callback(feedback.close)
@@ -61,11 +74,12 @@ async def start() -> AsyncIterator[Start]:
                 policies=policies or PolicyBook(),
                 feedback=feedback,
                 telemetry=telemetry,
+                gate=gate,
                 clock=lambda: NOW_S,
             )
             await gateway.start()
             stack.push_async_callback(gateway.drain)
-            channel = grpc.aio.insecure_channel(f"127.0.0.1:{gateway.port}")
+            channel = channel_to(gateway.port, credentials)
             stack.push_async_callback(channel.close)
             return Running(
                 gateway=gateway,

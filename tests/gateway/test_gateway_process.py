@@ -16,10 +16,13 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from typer.testing import CliRunner
 
+from cli.main import app
 from feature_repo import store
 from feature_repo.layout import StateDir
 from feature_repo.settings import FeatureSettings
+from tests.gateway.certificates import Authority
 from tests.gateway.tiny_model_server import TinyModel, contract, serving
 
 STARTUP_S = 60.0
@@ -130,6 +133,51 @@ def test_it_serves_learns_and_drains(state: StateDir) -> None:
     assert {line["user_id"] for line in lines} == {"u", "longtail-status"}
 
 
+def test_people_and_the_load_test_reach_it_over_tls_with_a_token(state: StateDir, tmp_path: Path) -> None:
+    authority = Authority()
+    (tmp_path / "ca.pem").write_bytes(authority.certificate)
+    env = environ(state)
+    made = longtail("token", "--caller", "shop", "--scope", "rank", env=env)
+    (tmp_path / "tokens.toml").write_text(made.stdout)
+    (tmp_path / "token").write_text(made.stderr)
+    env = environ(
+        state,
+        **{f"tls__{name}": path for name, path in authority.issue().write(tmp_path).items()},
+        authorization__tokens_file=str(tmp_path / "tokens.toml"),
+    )
+    with running(env) as (_, address):
+        trust = ("--address", address, "--ca", str(tmp_path / "ca.pem"))
+        token = ("--token-file", str(tmp_path / "token"))
+        assert longtail("status", *trust, *token, env=env).returncode == 0
+        plain = longtail("rank", "--user", "u", "--address", address, env=env)
+        assert "--ca where it speaks TLS" in plain.stderr
+        nobody = longtail("rank", "--user", "u", *trust, env=env)
+        assert "UNAUTHENTICATED: the call has no token" in nobody.stderr
+        record = longtail("record", "--user", "u", "--item", "i", "--type", "click", *trust, *token, env=env)
+        assert "PERMISSION_DENIED: RecordEvents needs scope record, and token 'shop' has rank" in record.stderr
+        out = tmp_path / "report"
+        loaded = longtail(
+            "loadtest", "--profile", "smoke", "--rate", "20", "--duration", "1", "--warmup", "0", "--out", str(out),
+            *trust, *token, env=env,
+        )  # fmt: skip
+        assert "errors:" not in loaded.stdout, loaded.stdout
+        assert made.stderr.strip() not in (out / "plan.json").read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("--cert", "c.pem"), "--cert and --key"),
+        (("--token-file", "/no/such/token"), "/no/such/token cannot be read"),
+        (("--address", "192.0.2.1:1"), "in the clear"),
+    ],
+)
+def test_half_a_pair_a_missing_file_and_a_token_in_the_clear_are_told(arguments: tuple[str, ...], told: str) -> None:
+    done = CliRunner(env={"LONGTAIL_CLIENT__TOKEN": "lt_secret"}).invoke(app, ["status", *arguments])
+    assert told in str(done.exception)
+    assert "lt_secret" not in str(done.exception)
+
+
 def test_a_client_without_a_gateway_is_told_what_to_start(state: StateDir) -> None:
     for command in (("rank", "--user", "u"), ("record", "--user", "u", "--item", "i", "--type", "click"), ("status",)):
         done = longtail(*command, "--address", "127.0.0.1:1", env=environ(state))
@@ -145,6 +193,8 @@ def test_a_client_without_a_gateway_is_told_what_to_start(state: StateDir) -> No
         ({"permits": "0"}, "gateway.permits"),
         ({"permitz": "1"}, "unknown setting LONGTAIL_GATEWAY__PERMITZ; did you mean LONGTAIL_GATEWAY__PERMITS"),
         ({"address": "127.0.0.1"}, "give HOST:PORT"),
+        ({"address": "0.0.0.0:0"}, "would be served without TLS"),
+        ({"authorization__tokens_file": "/no/such/tokens.toml"}, "/no/such/tokens.toml cannot be read"),
     ],
 )
 def test_a_wrong_setting_refuses_to_start(state: StateDir, settings: dict[str, str], told: str) -> None:

@@ -59,7 +59,7 @@ def test_an_address_that_is_none_is_no_setting(address: str) -> None:
 
 async def test_an_address_of_another_machine_is_told(start: Start, world: World) -> None:
     with pytest.raises(LongtailError, match="cannot listen"):
-        await start(world, address="192.0.2.1:0")
+        await start(world, address="192.0.2.1:0", allow_public_plaintext=True)
 
 
 async def test_a_drain_lets_calls_in_flight_end_and_takes_no_new_ones(start: Start, world: World) -> None:
