@@ -56,6 +56,8 @@ class GatewaySettings(BaseModel):
     model_name: str = Field("longtail", description="The model's name there.")
     model_version_label: str = Field("", description='Ask for this label, such as "stable"; empty asks for the latest.')
     contract_path: Path | None = Field(None, description="contract.json; default: the newest published model's.")
+    model_calls: int = Field(2, ge=1, description="Predict calls at a time; who waits meanwhile shares the next one.")
+    model_users_a_call: int = Field(32, ge=1, description="Users in one of them at most.")
     model_check_s: float = Field(2, gt=0, description="How often the model's signatures are compared with it.")
 
     permits: int = Field(64, ge=1, description="Rankings at a time; one more is refused at once.")

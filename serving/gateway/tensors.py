@@ -18,6 +18,8 @@ DT_FLOAT: Final[int] = _DTYPES["DT_FLOAT"].number
 DT_INT64: Final[int] = _DTYPES["DT_INT64"].number
 DT_STRING: Final[int] = _DTYPES["DT_STRING"].number
 
+_BLANK: Final = [b""]
+
 
 class BadTensorError(ValueError):
     """Not the type, the shape or the values that were asked for."""
@@ -31,30 +33,36 @@ def from_ints(array: npt.NDArray[np.int64]) -> Any:
     return _tensor(DT_INT64, array.shape, tensor_content=np.ascontiguousarray(array, "<i8").tobytes())
 
 
-def from_strings(row: Sequence[str]) -> Any:
-    """One row: shape [1, len(row)]."""
-    return _tensor(DT_STRING, (1, len(row)), string_val=[text.encode() for text in row])
+def from_strings(rows: Sequence[Sequence[str]], length: int) -> Any:
+    """Shape [len(rows), length]: rows are cut or padded with "" to it."""
+    values = []
+    for row in rows:
+        known = row[:length]
+        values += [text.encode() for text in known]
+        values += _BLANK * (length - len(known))
+    return _tensor(DT_STRING, (len(rows), length), string_val=values)
 
 
 def to_floats(tensor: Any, shape: tuple[int, ...]) -> Float32s:
-    """Raises BadTensorError unless it is finite float32 of exactly this shape."""
+    """Raises BadTensorError unless it is float32 of exactly this shape."""
     _expect(tensor, DT_FLOAT, shape)
     content = tensor.tensor_content
     values = np.frombuffer(content, "<f4") if content else np.asarray(tensor.float_val, np.float32)
     if values.size != math.prod(shape):
         raise BadTensorError(f"shape {list(shape)} holds {values.size} values")
-    if not np.isfinite(values).all():
-        raise BadTensorError(f"{int((~np.isfinite(values)).sum())} of {values.size} values are NaN or infinite")
     return values.reshape(shape).astype(np.float32, copy=False)
 
 
-def to_strings(tensor: Any) -> tuple[str, ...]:
-    """Raises BadTensorError unless it is UTF-8 strings of shape [1, any]."""
-    _expect(tensor, DT_STRING, (1, len(tensor.string_val)))
+def to_strings(tensor: Any, rows: int) -> list[tuple[str, ...]]:
+    """Raises BadTensorError unless it is UTF-8 strings of shape [rows, any]."""
+    values = tensor.string_val
+    length = len(values) // rows
+    _expect(tensor, DT_STRING, (rows, length))
     try:
-        return tuple(value.decode() for value in tensor.string_val)
+        texts = tuple(value.decode() for value in values)
     except UnicodeDecodeError as error:
         raise BadTensorError(f"an item id is not UTF-8: {error}") from error
+    return [texts[start : start + length] for start in range(0, rows * length, length or 1)] or [()] * rows
 
 
 def _tensor(dtype: int, shape: tuple[int, ...], **content: Any) -> Any:

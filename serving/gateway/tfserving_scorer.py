@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
 from typing import Any, Final
 
 import grpc
@@ -13,7 +15,8 @@ import numpy as np
 
 from longtail.tfserving import message_class
 from serving.gateway import tensors
-from serving.gateway.domain import ItemId, ModelUser, ModelVersion, Scores
+from serving.gateway.coalescing import Coalescer
+from serving.gateway.domain import Float32s, ItemId, ModelUser, ModelVersion, Scores
 from serving.gateway.errors import Cause, ModelError
 from serving.gateway.model_contract import (
     RANK,
@@ -26,12 +29,14 @@ from serving.gateway.model_contract import (
     TensorSpec,
     differences,
 )
+from serving.gateway.model_inputs import candidate_inputs, user_inputs
 
 PredictRequest: Final = message_class("tensorflow.serving.PredictRequest")
 PredictResponse: Final = message_class("tensorflow.serving.PredictResponse")
 MetadataRequest: Final = message_class("tensorflow.serving.GetModelMetadataRequest")
 MetadataResponse: Final = message_class("tensorflow.serving.GetModelMetadataResponse")
 SignatureDefMap: Final = message_class("tensorflow.serving.SignatureDefMap")
+CELLS_A_CALL: Final = 8192  # users × candidates
 SERVICE: Final = "/tensorflow.serving.PredictionService"
 OPTIONS: Final = (
     ("grpc.max_receive_message_length", 16 * 1024 * 1024),
@@ -49,13 +54,39 @@ CAUSES: Final = {
 _log = logging.getLogger(__name__)
 
 
-class TensorFlowServing:
-    """Answers are used only of versions whose signatures are those of their contract."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Question:
+    """One user's part of a Predict call. Nobody waits for it after `until_s`, monotonic."""
 
-    def __init__(self, address: str, *, model_name: str, label: str, contracts: Contracts) -> None:
+    user: ModelUser
+    item_ids: Sequence[ItemId]
+    until_s: float
+
+
+_Answers = list[tuple[Float32s, int] | Exception]  # scores [candidates], and the version that gave them
+
+
+class TensorFlowServing:
+    """Answers are used only of versions whose signatures are those of their contract.
+
+    Users who wait together go in one Predict call, those of one bucket of candidates with each other.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        *,
+        model_name: str,
+        label: str,
+        contracts: Contracts,
+        calls: int = 2,
+        users_a_call: int = 32,
+    ) -> None:
         self._model_name = model_name
         self._label = label
         self._contracts = contracts
+        self._calls = calls
+        self._users_a_call = users_a_call
         self._verified: dict[int, Contract] = {}
         self._current: Contract | None = None
         self.version = 0  # the version last verified
@@ -63,25 +94,29 @@ class TensorFlowServing:
         self._channel = grpc.aio.insecure_channel(address, options=OPTIONS)
         self._predict = self._method("Predict", PredictRequest, PredictResponse)
         self._metadata = self._method("GetModelMetadata", MetadataRequest, MetadataResponse)
+        self._rankings: dict[int, Coalescer[_Question, tuple[Float32s, int]]] = {}  # by bucket
+        self._retrievals: Coalescer[_Question, tuple[ItemId, ...]] = Coalescer(
+            self._retrieve, most=users_a_call, trips=calls
+        )
 
     async def score(self, user: ModelUser, item_ids: Sequence[ItemId], *, timeout_s: float) -> Scores:
+        until_s = time.monotonic() + timeout_s
         async with _within(timeout_s):
             contract = await self._contract(timeout_s)
             bucket = contract.bucket(len(item_ids))
-            chunks = [item_ids[start : start + bucket] for start in range(0, len(item_ids), bucket)]
-            answers = await asyncio.gather(*(self._score(contract, user, chunk, timeout_s) for chunk in chunks))
-        values = np.concatenate([values for values, _ in answers])  # [candidates]
-        return Scores(
-            values=values, model=ModelVersion(name=self._model_name, version=answers[0][1], label=self._label)
-        )
+            ranking = self._rankings.get(bucket) or self._open(bucket)
+            answers = [
+                ranking.get(_Question(user=user, item_ids=item_ids[start : start + bucket], until_s=until_s))
+                for start in range(0, len(item_ids), bucket)
+            ]
+            found = [await answers[0]] if len(answers) == 1 else await asyncio.gather(*answers)
+        values = found[0][0] if len(found) == 1 else np.concatenate([values for values, _ in found])  # [candidates]
+        return Scores(values=values, model=ModelVersion(name=self._model_name, version=found[0][1], label=self._label))
 
     async def retrieve(self, user: ModelUser, *, timeout_s: float) -> tuple[ItemId, ...]:
+        until_s = time.monotonic() + timeout_s
         async with _within(timeout_s):
-            contract = await self._contract(timeout_s)
-            response = await self._ask(RETRIEVE, _user_inputs(contract, user), ("item_ids",), timeout_s)
-        with _checked("item_ids"):
-            found = tensors.to_strings(response.outputs["item_ids"])
-        return tuple(ItemId(item_id) for item_id in found if item_id)
+            return await self._retrievals.get(_Question(user=user, item_ids=(), until_s=until_s))
 
     async def verify(self, version: int | None = None, *, timeout_s: float) -> None:
         """Compares the signatures of a version, by default the one that is asked, with its contract."""
@@ -125,18 +160,38 @@ class TensorFlowServing:
             raise ModelError(Cause.CONTRACT_MISMATCH, "the model was replaced by one of another contract")
         return self._current
 
-    async def _score(
-        self, contract: Contract, user: ModelUser, item_ids: Sequence[ItemId], timeout_s: float
-    ) -> tuple[np.ndarray[tuple[int, ...], np.dtype[np.float32]], int]:
-        bucket = contract.bucket(len(item_ids))
-        padded = [*item_ids, *[""] * (bucket - len(item_ids))]
-        inputs = {**_user_inputs(contract, user), "candidate_item_ids": tensors.from_strings(padded)}
+    def _open(self, bucket: int) -> Coalescer[_Question, tuple[Float32s, int]]:
+        """Calls of this bucket, few enough users in each that it stays a message of ordinary size."""
+
+        async def rank(questions: Sequence[_Question]) -> _Answers:
+            return await self._rank(questions, bucket)
+
+        most = max(min(self._users_a_call, CELLS_A_CALL // bucket), 1)
+        return self._rankings.setdefault(bucket, Coalescer(rank, most=most, trips=self._calls))
+
+    async def _rank(self, questions: Sequence[_Question], bucket: int) -> _Answers:
+        timeout_s = _time_left_s(questions)
+        contract = await self._contract(timeout_s)
+        inputs = user_inputs(contract, [question.user for question in questions])
+        inputs |= candidate_inputs([question.item_ids for question in questions], bucket)
         response = await self._ask(RANK, inputs, ("scores",), timeout_s)
         with _checked("scores"):
-            scores = tensors.to_floats(response.outputs["scores"], (1, bucket))[0, : len(item_ids)]  # [candidates]
-            if ((scores < 0) | (scores > 1)).any():
-                raise tensors.BadTensorError(f"between {scores.min():g} and {scores.max():g}, not in [0, 1]")
-        return scores, int(response.model_spec.version.value)
+            scores = tensors.to_floats(response.outputs["scores"], (len(questions), bucket))  # [users, candidates]
+        version = int(response.model_spec.version.value)
+        is_sound = np.all((scores >= 0) & (scores <= 1), axis=1)  # [users], False for NaN
+        return [
+            (row[: len(question.item_ids)], version) if sound else _unsound(row)
+            for question, row, sound in zip(questions, scores, is_sound, strict=True)
+        ]
+
+    async def _retrieve(self, questions: Sequence[_Question]) -> list[tuple[ItemId, ...] | Exception]:
+        timeout_s = _time_left_s(questions)
+        contract = await self._contract(timeout_s)
+        inputs = user_inputs(contract, [question.user for question in questions])
+        response = await self._ask(RETRIEVE, inputs, ("item_ids",), timeout_s)
+        with _checked("item_ids"):
+            found = tensors.to_strings(response.outputs["item_ids"], len(questions))
+        return [tuple(ItemId(item_id) for item_id in row if item_id) for row in found]
 
     async def _ask(self, signature: str, inputs: Mapping[str, Any], outputs: Sequence[str], timeout_s: float) -> Any:
         spec = {**self._spec(), "signature_name": signature}
@@ -151,26 +206,17 @@ class TensorFlowServing:
         return response
 
 
-def _user_inputs(contract: Contract, user: ModelUser) -> dict[str, Any]:
-    """Padded as the contract says; weights of another size than the model's are none."""
-    length = contract.history_length
-    known = min(len(user.history_item_ids), length)
-    padding = [""] * (length - known)
-    age_s = np.zeros((1, length), np.float32)  # [1, history]
-    age_s[0, :known] = user.history_age_s[:known]
-    weights = np.zeros((1, contract.embedding_size + 1), np.float32)  # [1, embedding + 1]
-    has_weights = user.user_weights.size == weights.size
-    if has_weights:
-        weights[0] = user.user_weights
-    version = user.user_weights_version if has_weights else 0
-    return {
-        "history_item_ids": tensors.from_strings([*user.history_item_ids[:known], *padding]),
-        "history_event_types": tensors.from_strings([*user.history_event_types[:known], *padding]),
-        "history_age_s": tensors.from_floats(age_s),
-        "user_features": tensors.from_floats(user.user_features[np.newaxis]),
-        "user_weights": tensors.from_floats(weights),
-        "user_weights_version": tensors.from_ints(np.array([version], np.int64)),
-    }
+def _time_left_s(questions: Sequence[_Question]) -> float:
+    """Of the one who waits longest; the others give up by themselves."""
+    return max(max(question.until_s for question in questions) - time.monotonic(), 0.0)
+
+
+def _unsound(scores: Float32s) -> ModelError:
+    if not np.isfinite(scores).all():
+        what = f"{int((~np.isfinite(scores)).sum())} of {scores.size} values are NaN or infinite"
+    else:
+        what = f"between {scores.min():g} and {scores.max():g}, not in [0, 1]"
+    return ModelError(Cause.BAD_ANSWER, f"scores: {what}")
 
 
 async def _call(method: Any, request: Any, timeout_s: float) -> Any:

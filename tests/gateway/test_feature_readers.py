@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import sqlite3
@@ -9,10 +10,13 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Literal
 
+import pandas as pd
 import pytest
 
-from feature_repo.contract import USER_ACTIVITY, USER_BEHAVIOR, USER_WEIGHTS, FeatureValue, View
+from feature_repo import store
+from feature_repo.contract import USER_ACTIVITY, USER_BEHAVIOR, USER_WEIGHTS, Dtype, FeatureValue, View
 from feature_repo.errors import LongtailError
 from feature_repo.layout import StateDir
 from feature_repo.settings import FeatureSettings
@@ -25,6 +29,7 @@ from tests.redis_server import redis_process
 
 TIMEOUT_S = 10.0
 EVENT_S = NOW_S - 3600
+SAMPLES = {Dtype.STRING: "casual", Dtype.INT64: 7, Dtype.FLOAT32: 0.25, Dtype.BOOL: True}
 
 Write = Callable[[View, str, Mapping[str, FeatureValue]], None]
 
@@ -52,7 +57,7 @@ def memory_subject() -> Subject:
 
 
 def feast_subject(state: StateDir, settings: FeatureSettings, break_store: Callable[[], None]) -> Subject:
-    from feature_repo import online, store
+    from feature_repo import online
 
     store.apply(state, settings)
     opened = store.open_store(state, settings)
@@ -140,6 +145,37 @@ async def test_a_broken_store_is_a_failure_and_no_missing_row(subject: Subject) 
     assert failed.value.cause is Cause.UNAVAILABLE
 
 
+@pytest.mark.parametrize("kind", ["sqlite", "redis"])
+async def test_it_reads_what_feasts_own_sdk_writes_and_reads(tmp_path: Path, kind: Literal["sqlite", "redis"]) -> None:
+    """The contract with Feast's format: Feast writes, Feast and this reader read the same of every feature."""
+    with redis_process(tmp_path) as server:
+        settings = (
+            FeatureSettings() if kind == "sqlite" else FeatureSettings(online_store="redis", redis_url=server.url)
+        )
+        state = StateDir(tmp_path)
+        store.apply(state, settings)
+        opened = store.open_store(state, settings)
+        values = {feature.name: SAMPLES[feature.dtype] for feature in USER_ACTIVITY.features}
+        frame = pd.DataFrame([{"user_id": "Ж 1", "event_timestamp": datetime.fromtimestamp(EVENT_S, UTC), **values}])
+        opened.write_to_online_store("user_activity", frame)
+        names = [f"user_activity:{name}" for name in values]
+        theirs = opened.get_online_features(features=names, entity_rows=[{"user_id": "Ж 1"}]).to_dict()
+        reader = FeastFeatures(opened)
+        ours = (await reader.read(UserId("Ж 1"), timeout_s=TIMEOUT_S))["user_activity"]
+        reader.close()
+        assert {name: [value] for name, value in ours.values.items()} == {name: theirs[name] for name in values}
+        assert ours.event_unix_s == EVENT_S
+
+
+async def test_a_hundred_users_at_once_each_get_their_own_rows(subject: Subject) -> None:
+    for number in range(0, 100, 2):
+        subject.write(USER_ACTIVITY, f"u{number}", {"events": number})
+    users = [UserId(f"u{number}") for number in [*range(100), 4]]
+    found = await asyncio.gather(*(subject.reader.read(user, timeout_s=TIMEOUT_S) for user in users))
+    events = [rows["user_activity"].values["events"] if rows else None for rows in found]
+    assert events == [*(None if number % 2 else number for number in range(100)), 4]
+
+
 async def test_a_store_that_hangs_is_a_timeout(tmp_path: Path) -> None:
     with redis_process(tmp_path) as server:
         settings = FeatureSettings(online_store="redis", redis_url=server.url)
@@ -155,8 +191,6 @@ async def test_a_store_that_hangs_is_a_timeout(tmp_path: Path) -> None:
 
 
 async def test_a_registry_without_the_views_says_what_to_run(tmp_path: Path) -> None:
-    from feature_repo import store
-
     state, settings = StateDir(tmp_path), FeatureSettings()
     store.apply(state, settings)
     opened = store.open_store(state, settings)

@@ -68,6 +68,10 @@ async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
         yield Bench(stack, tmp_path / "models")
 
 
+def shape_of(request: Any, name: str) -> list[int]:
+    return [dim.size for dim in request.inputs[name].tensor_shape.dim]
+
+
 async def failure(scorer: TensorFlowServing, *, timeout_s: float = TIMEOUT_S) -> ModelError:
     with pytest.raises(ModelError) as failed:
         await scorer.score(USER, ITEMS, timeout_s=timeout_s)
@@ -106,13 +110,39 @@ async def test_weights_of_another_size_than_the_models_are_none(bench: Bench) ->
     assert np.frombuffer(inputs["user_weights_version"].tensor_content, "<i8").tolist() == [0]
 
 
-async def test_more_candidates_than_the_largest_bucket_go_in_several_calls(bench: Bench) -> None:
+async def test_more_candidates_than_the_largest_bucket_go_in_several_rows(bench: Bench) -> None:
     scorer = await bench.scorer()
     items = [ItemId(f"x{place}") for place in range(50)]
     scores = await scorer.score(USER, items, timeout_s=TIMEOUT_S)
     assert scores.values.tolist() == pytest.approx([place / 100 for place in range(50)])
-    sizes = sorted(len(request.inputs["candidate_item_ids"].string_val) for request in bench.model.asked)
-    assert sizes == [4, 16, 16, 16]
+    assert [shape_of(request, "candidate_item_ids") for request in bench.model.asked] == [[4, 16]]
+
+
+async def test_users_who_wait_together_share_a_call_and_get_their_own_scores(bench: Bench) -> None:
+    scorer = await bench.scorer()
+    asked: list[list[ItemId]] = [[ItemId(f"x{user}{place}") for place in range(2)] for user in range(1, 8)]
+    found = await asyncio.gather(*(scorer.score(USER, items, timeout_s=TIMEOUT_S) for items in asked))
+    for items, scores in zip(asked, found, strict=True):
+        assert scores.values.tolist() == pytest.approx([int(item[1:]) / 100 for item in items])
+    assert sum(shape_of(request, "candidate_item_ids")[0] for request in bench.model.asked) == 7
+    assert len(bench.model.asked) < 7
+
+
+async def test_one_users_bad_scores_do_not_degrade_another(bench: Bench) -> None:
+    def spoil(response: Any) -> None:
+        response.outputs["scores"].float_val[1] = np.nan
+
+    scorer = await bench.scorer()
+    await scorer.score(USER, ITEMS, timeout_s=TIMEOUT_S)
+    bench.model.spoil = spoil
+    first, second = await asyncio.gather(
+        scorer.score(USER, ITEMS, timeout_s=TIMEOUT_S),
+        scorer.score(USER, ITEMS, timeout_s=TIMEOUT_S),
+        return_exceptions=True,
+    )
+    assert isinstance(first, ModelError)
+    assert first.cause is Cause.BAD_ANSWER
+    assert not isinstance(second, BaseException)
 
 
 async def test_retrieved_items_come_without_padding(bench: Bench) -> None:

@@ -101,11 +101,16 @@ class TinyModel:
             }
         )
         if request.model_spec.signature_name == "retrieve":
-            response.outputs["item_ids"].CopyFrom(tensors.from_strings(["x90", "x50", ""]))
+            rows = request.inputs["user_weights_version"].tensor_shape.dim[0].size
+            response.outputs["item_ids"].CopyFrom(tensors.from_strings([["x90", "x50"]] * rows, 3))
         else:
             candidates = [one.decode() for one in request.inputs["candidate_item_ids"].string_val]
             scores = [_score(one) for one in candidates]
-            tensor = {"dtype": tensors.DT_FLOAT, "tensor_shape": _shape(1, len(scores)), "float_val": scores}
+            tensor = {
+                "dtype": tensors.DT_FLOAT,
+                "tensor_shape": request.inputs["candidate_item_ids"].tensor_shape,
+                "float_val": scores,
+            }
             response.outputs["scores"].CopyFrom(tensors.TensorProto(**tensor))
         if self.spoil is not None:
             self.spoil(response)

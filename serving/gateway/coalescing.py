@@ -1,0 +1,110 @@
+"""Calls that wait at the same time share one trip to a dependency.
+
+Nobody waits for company: a trip starts as soon as one may, with all that wait by then. So a lone call costs nothing
+more, and under load each trip carries more callers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+Question = TypeVar("Question")
+Answer = TypeVar("Answer")
+
+
+@dataclass(eq=False, slots=True)
+class _Passenger(Generic[Question, Answer]):
+    question: Question
+    answer: asyncio.Future[Answer]
+    trip: _Trip[Question, Answer] | None = None
+
+
+@dataclass(eq=False, slots=True)
+class _Trip(Generic[Question, Answer]):
+    passengers: list[_Passenger[Question, Answer]]
+    task: asyncio.Task[None] | None = field(default=None)
+
+    def leave(self) -> None:
+        """The last one who gives up ends the trip."""
+        if self.task is not None and all(passenger.answer.done() for passenger in self.passengers):
+            self.task.cancel()
+
+
+class Coalescer(Generic[Question, Answer]):
+    """`ask` answers questions in their order; an exception among the answers is for that question alone.
+
+    At most `trips` at a time, each of at most `most` questions.
+    """
+
+    def __init__(
+        self,
+        ask: Callable[[Sequence[Question]], Awaitable[Sequence[Answer | Exception]]],
+        *,
+        most: int,
+        trips: int,
+    ) -> None:
+        self._ask = ask
+        self._most = most
+        self._trips = trips
+        self._waiting: deque[_Passenger[Question, Answer]] = deque()
+        self._under_way = 0
+        self._is_called = False
+
+    async def get(self, question: Question) -> Answer:
+        """Raises what `ask` raises, or the exception that is this question's answer."""
+        loop = asyncio.get_running_loop()
+        passenger: _Passenger[Question, Answer] = _Passenger(question, loop.create_future())
+        self._waiting.append(passenger)
+        if not self._is_called and self._under_way < self._trips:
+            self._is_called = True
+            loop.call_soon(self._depart)
+        try:
+            return await passenger.answer
+        except asyncio.CancelledError:
+            if passenger.trip is not None:
+                passenger.trip.leave()
+            raise
+
+    def _depart(self) -> None:
+        self._is_called = False
+        while self._under_way < self._trips and (passengers := self._board()):
+            trip = _Trip(passengers)
+            for passenger in passengers:
+                passenger.trip = trip
+            self._under_way += 1
+            trip.task = asyncio.get_running_loop().create_task(self._travel(passengers))
+
+    def _board(self) -> list[_Passenger[Question, Answer]]:
+        """The oldest, without those who gave up."""
+        passengers: list[_Passenger[Question, Answer]] = []
+        while self._waiting and len(passengers) < self._most:
+            passenger = self._waiting.popleft()
+            if not passenger.answer.done():
+                passengers.append(passenger)
+        return passengers
+
+    async def _travel(self, passengers: Sequence[_Passenger[Question, Answer]]) -> None:
+        try:
+            answers = await self._ask([passenger.question for passenger in passengers])
+            for passenger, answer in zip(passengers, answers, strict=True):
+                _settle(passenger.answer, answer)
+        except Exception as error:
+            for passenger in passengers:
+                _settle(passenger.answer, error)
+        finally:
+            self._under_way -= 1
+            self._depart()
+
+
+def _settle(future: asyncio.Future[Answer], answer: Answer | Exception) -> None:
+    """The passenger may have given up."""
+    if future.done():
+        return
+    if isinstance(answer, Exception):
+        future.set_exception(answer)
+    else:
+        future.set_result(answer)
