@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Annotated
 
@@ -26,16 +25,16 @@ def register(app: typer.Typer) -> None:
 def gateway(context: typer.Context) -> None:
     """Serve activation rankings over gRPC until SIGTERM or Ctrl-C, which drain.
 
-    SIGHUP reloads the policy and the tokens.
+    SIGHUP reloads the policy and the tokens; SIGUSR1 writes the slow requests that are kept to the log.
     Example: `longtail gateway`, or `LONGTAIL_GATEWAY__ADDRESS=127.0.0.1:50052 longtail gateway`.
     """
     import asyncio
 
+    from serving.gateway import logs
     from serving.gateway.serve import serve
 
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    logging.getLogger("feast").setLevel(logging.WARNING)  # it tells of each look into its registry
     settings: Settings = context.obj
+    logs.configure(settings.gateway.log_format, settings.gateway.log_level)
     host = settings.gateway.address.rpartition(":")[0]
 
     def say(port: int) -> None:

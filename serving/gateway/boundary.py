@@ -13,6 +13,7 @@ import grpc
 from google.protobuf.message import DecodeError
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 
+from serving.gateway import tracing
 from serving.gateway.access.caller import Caller, calling
 from serving.gateway.access.gate import Call, Gate
 from serving.gateway.errors import (
@@ -25,6 +26,7 @@ from serving.gateway.errors import (
     UnreadableRequestError,
 )
 from serving.gateway.telemetry import Telemetry
+from serving.gateway.trail import Trail, leaving
 
 DOMAIN: Final = "longtail.activation.v1"
 STATUS_KEY: Final = "grpc-status-details-bin"
@@ -75,7 +77,7 @@ class Boundary(grpc.aio.ServerInterceptor):
 
     def _unary(self, answer: Callable[..., Awaitable[Any]], method: str, parse: Parse) -> Callable[..., Awaitable[Any]]:
         async def guarded(data: bytes, context: Context) -> Any:
-            async with self._admitted(method, context):
+            async with self._admitted(method, context, trail=Trail(method=method)):
                 return await answer(parse(data), context)
 
         return guarded
@@ -103,31 +105,33 @@ class Boundary(grpc.aio.ServerInterceptor):
         return guarded
 
     @asynccontextmanager
-    async def _admitted(self, method: str, context: Context) -> AsyncIterator[Caller]:
-        """Admits the caller; turns what goes wrong within into a status; counts."""
+    async def _admitted(self, method: str, context: Context, *, trail: Trail | None = None) -> AsyncIterator[Caller]:
+        """Admits the caller, and watches what comes after. A stream has no trail: its answers have one each."""
         started_s = time.perf_counter()
-        code = grpc.StatusCode.OK
-        call, caller = _call(method, context), None
-        try:
-            caller = self._gate.admit(call)
-            with calling(caller):
-                yield caller
-        except RefusalError as refusal:
-            code = CODES[type(refusal)]
-            self._telemetry.refusals.labels(method, refusal.reason).inc()
-            await _abort(context, refusal)
-        except (asyncio.CancelledError, GeneratorExit):
-            code = grpc.StatusCode.CANCELLED
-            raise
-        except Exception:
-            code = grpc.StatusCode.INTERNAL
-            _log.exception("bug: %s failed", method)
-            await context.abort(code, f"{method} failed; the gateway's log says why")
-        finally:
-            if caller is not None:
-                self._settle(caller, call, code)
-            self._telemetry.requests.labels(method, code.name).inc()
-            self._telemetry.request_s.labels(method).observe(time.perf_counter() - started_s)
+        call = _call(method, context)
+        with tracing.call(DOMAIN, method, call.metadata) as ended, leaving(trail):
+            code = grpc.StatusCode.OK
+            caller = None
+            try:
+                caller = self._gate.admit(call)
+                with calling(caller):
+                    yield caller
+            except RefusalError as refusal:
+                code = CODES[type(refusal)]
+                self._telemetry.refusals.labels(method, refusal.reason).inc()
+                await _abort(context, refusal)
+            except (asyncio.CancelledError, GeneratorExit):
+                code = grpc.StatusCode.CANCELLED
+                raise
+            except Exception:
+                code = grpc.StatusCode.INTERNAL
+                _log.exception("bug: %s failed", method)
+                await context.abort(code, f"{method} failed; the gateway's log says why")
+            finally:
+                ended(code)
+                if caller is not None:
+                    self._settle(caller, call, code)
+                self._telemetry.saw(method, code=code.name, took_s=time.perf_counter() - started_s, trail=trail)
 
     def _settle(self, caller: Caller, call: Call, code: grpc.StatusCode) -> None:
         try:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
+from contextvars import Context, copy_context
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
@@ -20,6 +21,7 @@ Answer = TypeVar("Answer")
 class _Passenger(Generic[Question, Answer]):
     question: Question
     answer: asyncio.Future[Answer]
+    context: Context = field(default_factory=copy_context)
     trip: _Trip[Question, Answer] | None = None
 
 
@@ -76,7 +78,8 @@ class Coalescer(Generic[Question, Answer]):
             for passenger in passengers:
                 passenger.trip = trip
             self._under_way += 1
-            trip.task = asyncio.get_running_loop().create_task(self._travel(passengers))
+            # In the trace of the one who waited longest; the others see the time in their own stage.
+            trip.task = asyncio.get_running_loop().create_task(self._travel(passengers), context=passengers[0].context)
 
     def _board(self) -> list[_Passenger[Question, Answer]]:
         """The oldest, without those who gave up."""

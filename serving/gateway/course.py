@@ -6,9 +6,11 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from serving.gateway import tracing
 from serving.gateway.deadline import Deadline, Stage
 from serving.gateway.domain import Degradation
 from serving.gateway.errors import DependencyError, NotFullError
+from serving.gateway.trail import note_stage
 
 
 class Course:
@@ -27,9 +29,11 @@ class Course:
         timeout_s = self._deadline.timeout_s(stage)
         started_ns = time.perf_counter_ns()
         try:
-            yield timeout_s
+            with tracing.span(stage):
+                yield timeout_s
         finally:
-            self._timings_us[stage] = (time.perf_counter_ns() - started_ns) // 1000
+            us = self._timings_us[stage] = (time.perf_counter_ns() - started_ns) // 1000
+            note_stage(stage, us)
 
     def degrade(self, failure: DependencyError) -> None:
         """Notes the failure; raises NotFullError when the caller would rather have no answer."""

@@ -18,6 +18,7 @@ from feature_repo.layout import StateDir
 from feature_repo.settings import FeatureSettings
 from feature_repo.store import open_store
 from feature_repo.updates import FeedbackFollower, UserBehaviorWriter
+from serving.gateway import tracing
 from serving.gateway.access.gate import Gate, open_gate
 from serving.gateway.access.tls import is_loopback
 from serving.gateway.app import build, refuse_exposure
@@ -37,6 +38,7 @@ from serving.gateway.row_memory import RowMemory
 from serving.gateway.settings import GatewaySettings
 from serving.gateway.telemetry import Telemetry
 from serving.gateway.tfserving_scorer import TensorFlowServing
+from serving.gateway.trail import SlowRequests
 
 START_TIMEOUT_S = 5.0
 THREAD_SWITCH_S = 0.0005  # a thread that has written to disk or read from it must not wait 5 ms for the event loop
@@ -56,7 +58,11 @@ async def serve(
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     async with AsyncExitStack() as stack:
-        telemetry = Telemetry()
+        slow = SlowRequests(settings.slow_request_ms, kept=settings.slow_requests_kept)
+        loop.add_signal_handler(signal.SIGUSR1, slow.write_all)
+        telemetry = Telemetry(slow)
+        if settings.tracing:
+            stack.callback(tracing.turn_on())
         gate = _gate(settings, state)
         policies = PolicyBook(settings.policy_path)
         loop.add_signal_handler(signal.SIGHUP, _reload, policies, gate)

@@ -49,6 +49,13 @@ class GatewaySettings(BaseModel):
     max_request_kb: int = Field(4096, ge=64, description="A larger request is refused unread.")
     max_metadata_kb: int = Field(16, ge=4, le=1024, description="So is one with more metadata.")
     reflection: bool = Field(True, description="Tell callers the services' descriptors.")
+    log_format: Literal["text", "json"] = Field("text", description="json: one object a line, for machines.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="debug writes a line for each answer."
+    )
+    slow_request_ms: float = Field(500, ge=0, description="A slower call is written to the log; 0 turns it off.")
+    slow_requests_kept: int = Field(100, ge=1, description="So many are kept; SIGUSR1 writes all to the log.")
+    tracing: bool = Field(False, description="Send OpenTelemetry spans by OTLP, as the OTEL_* variables say.")
     share_port: bool = Field(False, description="Let several gateways listen on one port (SO_REUSEPORT).")
     drain_s: float = Field(10, ge=0, description="How long calls in flight may take after SIGTERM.")
 

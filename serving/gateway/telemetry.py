@@ -5,21 +5,28 @@ Import this before Feast, which switches prometheus_client to sharing files betw
 
 from __future__ import annotations
 
+import logging
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+from serving.gateway import trail as trails
 from serving.gateway.domain import Ranking
 from serving.gateway.errors import Cause
+from serving.gateway.logs import FACTS
+from serving.gateway.trail import SlowRequests, Trail
 
 SECONDS: Final = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 AGES_S: Final = (1, 10, 60, 600, 3600, 6 * 3600, 86_400, 7 * 86_400, 30 * 86_400)
+
+_log = logging.getLogger(__name__)
 
 
 class Telemetry:
     """The metrics of one gateway, in a registry of their own."""
 
-    def __init__(self) -> None:
+    def __init__(self, slow: SlowRequests | None = None) -> None:
+        self.slow = slow or SlowRequests(0, kept=1)
         self.registry = registry = CollectorRegistry()
         self.requests = Counter(
             "longtail_requests", "Calls answered, by gRPC status.", ["method", "code"], registry=registry
@@ -59,6 +66,9 @@ class Telemetry:
         self.refusals = Counter(
             "longtail_refusals", "Calls refused, by reason.", ["method", "reason"], registry=registry
         )
+        self.slow_requests = Counter(
+            "longtail_slow_requests", "Calls over gateway.slow_request_ms.", ["method"], registry=registry
+        )
         self.certificate_not_after = Gauge(
             "longtail_certificate_not_after_seconds",
             "When the gateway's certificate ends, Unix time; 0 without TLS.",
@@ -73,7 +83,24 @@ class Telemetry:
         for cause in (Cause.QUEUE_FULL, Cause.DISK):  # from 0, so that the first one shows as an increase
             self.decisions_lost.labels(cause.value)
 
+    def saw(self, method: str, *, code: str, took_s: float, trail: Trail | None) -> None:
+        """A call that ended."""
+        self.requests.labels(method, code).inc()
+        self.request_s.labels(method).observe(took_s)
+        if trail is not None:
+            self._look(trail, code=code, total_ms=took_s * 1000)
+
+    def _look(self, trail: Trail, *, code: str, total_ms: float) -> None:
+        if self.slow.note(trail, code=code, total_ms=total_ms):
+            self.slow_requests.labels(trail.method).inc()
+        if _log.isEnabledFor(logging.DEBUG):
+            facts = {"method": trail.method, "code": code, "total_ms": round(total_ms, 3), **trail.facts}
+            _log.debug("answered", extra={FACTS: facts})
+
     def observe(self, ranking: Ranking) -> None:
+        own = trails.note(ranking)
+        if own is not None:
+            self._look(own, code="OK", total_ms=ranking.timings_us["total"] / 1000)
         state = ranking.user.state.value
         for stage, us in ranking.timings_us.items():
             self.stage_s.labels(stage, state).observe(us / 1e6)

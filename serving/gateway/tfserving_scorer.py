@@ -14,7 +14,7 @@ import grpc
 import numpy as np
 
 from longtail.tfserving import message_class
-from serving.gateway import tensors
+from serving.gateway import tensors, tracing
 from serving.gateway.coalescing import Coalescer
 from serving.gateway.domain import Float32s, ItemId, ModelUser, ModelVersion, Scores
 from serving.gateway.errors import Cause, ModelError
@@ -221,7 +221,8 @@ def _unsound(scores: Float32s) -> ModelError:
 
 async def _call(method: Any, request: Any, timeout_s: float) -> Any:
     try:
-        return await method(request, timeout=timeout_s)
+        with tracing.calling("tensorflow.serving.PredictionService"):
+            return await method(request, timeout=timeout_s, metadata=tracing.outgoing())
     except grpc.aio.AioRpcError as error:
         cause = CAUSES.get(error.code(), Cause.BAD_ANSWER)
         raise ModelError(cause, f"{error.code().name}: {error.details()}") from error

@@ -62,10 +62,11 @@ async def start() -> AsyncIterator[Start]:
             *,
             policies: PolicyBook | None = None,
             gate: Gate | None = None,
+            telemetry: Telemetry | None = None,
             credentials: grpc.ChannelCredentials | None = None,
             **settings: Any,
         ) -> Running:
-            telemetry = Telemetry()
+            telemetry = telemetry or Telemetry()
             feedback = Feedback(world.events, telemetry)
             stack.callback(feedback.close)
             gateway = build(

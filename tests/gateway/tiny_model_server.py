@@ -86,10 +86,12 @@ class TinyModel:
     delay_s: float = 0.0
     refuse: tuple[grpc.StatusCode, str] | None = None
     spoil: Callable[[Any], None] | None = None
+    metadata_received: tuple[Any, ...] = ()
     address: str = ""
 
     async def predict(self, request: Any, context: Any) -> Any:
         self.asked.append(request)
+        self.metadata_received = tuple(context.invocation_metadata() or ())
         await asyncio.sleep(self.delay_s)
         if self.refuse is not None:
             await context.abort(*self.refuse)

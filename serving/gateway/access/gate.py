@@ -107,11 +107,12 @@ class Gate:
             self._read()
         except LongtailError as error:
             _log.error("tokens not reloaded, the last good ones stay in force: %s", error)
+        else:
+            _log.info("tokens read again")
 
     def reload_if_touched(self) -> None:
         if stamps(self._paths) != self._seen:
             self.reload()
-            _log.info("tokens read again")
 
     def _require(self, scope: Scope, caller: Caller, *, act: str, peer: str) -> None:
         try:
