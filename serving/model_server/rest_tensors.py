@@ -1,100 +1,143 @@
-"""JSON ↔ tensors for the REST predict call: rows (`instances` → `predictions`) or columns (`inputs` → `outputs`)."""
+"""JSON → tensors for the REST predict call: rows (`instances`) or columns (`inputs`)."""
 
 from __future__ import annotations
 
-import base64
-import binascii
-import json
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 import numpy as np
 
-from serving.model_server import signatures, tensors
-from serving.model_server.errors import invalid_argument
-from serving.model_server.signatures import Signature, Slot
-from serving.model_server.tensors import Array
+from serving.model_server import rest_json, tensors
+from serving.model_server.errors import ServingError, invalid_argument
+from serving.model_server.rest_json import shown
+from serving.model_server.signatures import DEFAULT_SIGNATURE, Signature, Slot
+from serving.model_server.tensors import STRING, Array, TensorType
 
-_BASE64: Final = "b64"
-_BYTES_SUFFIX: Final = "_bytes"
-_PYTHON_KINDS: Final = {"f": (int, float), "i": (int,), "u": (int,), "b": (bool,)}
+INSTANCES: Final = "instances"
+INPUTS: Final = "inputs"
+_NUMPY_INTEGERS: Final = "iu"
+_MAX_WHOLE: Final = {np.dtype(np.float32): (1 << 24) - 1, np.dtype(np.float64): (1 << 53) - 1}
 
 
 def fill_request(request: Any, body: bytes, known: Mapping[str, Signature]) -> bool:
     """Puts the JSON body's tensors into a PredictRequest; True when they came as rows. Raises ServingError."""
-    document = _document(body)
-    name = document.get("signature_name", "")
-    if not isinstance(name, str):
-        raise invalid_argument("'signature_name' key must be a string value.")
-    request.model_spec.signature_name = name
-    signature = signatures.find(name, known)
-    if ("instances" in document) == ("inputs" in document):
-        raise invalid_argument("Request must have exactly one of the keys 'instances' (rows) and 'inputs' (columns).")
-    as_rows = "instances" in document
-    columns = _columns(document["instances"], signature) if as_rows else _named(document["inputs"], signature)
-    slots = {slot.alias: slot for slot in signature.inputs}
-    for alias, value in columns.items():
+    document = rest_json.parse(body)
+    name = request.model_spec.signature_name = rest_json.signature_name(document)
+    slots = _slots(name, known)
+    if INSTANCES in document and INPUTS in document:
+        raise _wrong(
+            document, f"Not formatted correctly expecting only one of '{INPUTS}' or '{INSTANCES}' keys to exist "
+        )
+    if INSTANCES in document:
+        columns = _from_rows(document, slots)
+    elif INPUTS in document:
+        columns = _from_columns(document[INPUTS], slots)
+    else:
+        raise invalid_argument(f"Missing '{INPUTS}' or '{INSTANCES}' key")
+    for alias, column in columns.items():
+        request.inputs[alias].CopyFrom(tensors.encode(column))
+    return INSTANCES in document
+
+
+def _slots(name: str, known: Mapping[str, Signature]) -> dict[str, Slot]:
+    name = name or DEFAULT_SIGNATURE
+    if name not in known:
+        raise invalid_argument(f'Serving signature name: "{name}" not found in signature def')
+    slots = {slot.alias: slot for slot in known[name].inputs}
+    if not slots:
+        raise invalid_argument(f"Failed to get input map for signature: {name}")
+    return slots
+
+
+def _from_columns(value: Any, slots: Mapping[str, Slot]) -> dict[str, Array]:
+    if not isinstance(value, dict) or rest_json.is_base64(value):
+        if len(slots) > 1:
+            raise invalid_argument(
+                "inputs is a plain value/list, but expecting an object as multiple input tensors required as per "
+                "tensorinfo_map"
+            )
+        return {alias: _array(value, slot) for alias, slot in slots.items()}
+    for alias in slots:
+        if alias not in value:
+            raise invalid_argument(f"Missing named input: {alias} in 'inputs' object.")
+    return {alias: _array(value[alias], slot) for alias, slot in slots.items()}
+
+
+def _from_rows(document: Mapping[str, Any], slots: Mapping[str, Slot]) -> dict[str, Array]:
+    rows = document[INSTANCES]
+    if not isinstance(rows, list):
+        raise _wrong(document, f"Excepting '{INSTANCES}' to be an list/array")
+    if not rows:
+        raise _wrong(document, f"No values in '{INSTANCES}' array")
+    if not isinstance(rows[0], dict) and len(slots) > 1:
+        raise invalid_argument(
+            "instances is a plain list, but expecting list of objects as multiple input tensors required as per "
+            "tensorinfo_map"
+        )
+    named = _is_named(rows[0])
+    parts: dict[str, list[Array]] = {}
+    for position, row in enumerate(rows):
+        _check_form(row, position, named=named)
+        items = row if named else {next(iter(slots)): row}
+        for alias, value in items.items():
+            parts.setdefault(alias, []).append(_item(value, alias, slots, parts, position, named=named))
+        if items.keys() != slots.keys():
+            raise invalid_argument(
+                f"Failed to process element: {position} of 'instances' list. JSON object: {shown(row)} "
+                f"must only have keys: {','.join(sorted(slots))}"
+            )
+    return {alias: np.stack(arrays) for alias, arrays in parts.items()}
+
+
+def _is_named(row: Any) -> bool:
+    return isinstance(row, dict) and not rest_json.is_base64(row)
+
+
+def _check_form(row: Any, position: int, *, named: bool) -> None:
+    if named and not _is_named(row):
+        raise invalid_argument(f"Expecting object but got list at item {position} of input list")
+    if not named and _is_named(row):
+        raise invalid_argument(f"Expecting value/list but got object at item {position} of input list")
+
+
+def _item(
+    value: Any,
+    alias: str,
+    slots: Mapping[str, Slot],
+    parts: Mapping[str, list[Array]],
+    position: int,
+    *,
+    named: bool,
+) -> Array:
+    """One input of one row, of the shape of the rows before. Raises ServingError that says where it is."""
+    try:
         if alias not in slots:
             raise invalid_argument(f"JSON object: does not have named input: {alias}")
-        request.inputs[alias].CopyFrom(tensors.encode(_array(value, slots[alias])))
-    return as_rows
-
-
-def answer(outputs: Mapping[str, Any], *, as_rows: bool) -> dict[str, Any]:
-    """The JSON answer; one output stands without its name. Raises ServingError."""
-    columns = {alias: _values(tensors.decode(outputs[alias]), alias) for alias in sorted(outputs)}
-    if not as_rows:
-        return {"outputs": next(iter(columns.values())) if len(columns) == 1 else columns}
-    if any(not isinstance(column, list) for column in columns.values()):
-        raise invalid_argument("Output tensors must have a batch dimension for row format; ask with 'inputs'.")
-    if len({len(column) for column in columns.values()}) > 1:
-        raise invalid_argument("Output tensors differ in batch size; ask with 'inputs' instead of 'instances'.")
-    if len(columns) == 1:
-        return {"predictions": next(iter(columns.values()))}
-    return {"predictions": [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]}
-
-
-def _document(body: bytes) -> dict[str, Any]:
-    try:
-        document = json.loads(body)
-    except (ValueError, RecursionError) as error:
-        raise invalid_argument(f"JSON Parse error: {error}") from error
-    if not isinstance(document, dict):
-        raise invalid_argument("JSON Value: the body is not an object with the key 'instances' or 'inputs'.")
-    return document
-
-
-def _columns(rows: Any, signature: Signature) -> dict[str, Any]:
-    """Rows by input: each row names its inputs, or is the value of the only one."""
-    if not isinstance(rows, list) or not rows:
-        raise invalid_argument("'instances' must be a list of at least one row.")
-    named = [_named(row, signature) for row in rows]
-    if any(row.keys() != named[0].keys() for row in named):
-        raise invalid_argument("All rows of 'instances' must name the same inputs.")
-    return {alias: [row[alias] for row in named] for alias in named[0]}
-
-
-def _named(value: Any, signature: Signature) -> dict[str, Any]:
-    if isinstance(value, dict) and not _is_base64(value):
-        return value
-    if len(signature.inputs) != 1:
-        names = ", ".join(slot.alias for slot in signature.inputs)
-        raise invalid_argument(f"Values must be named where a signature has several inputs: {names}.")
-    return {signature.inputs[0].alias: value}
+        array = _array(value, slots[alias])
+        if parts[alias] and parts[alias][0].size != array.size:
+            raise invalid_argument(f"Expecting tensor size: {parts[alias][0].size} but got: {array.size}")
+        if parts[alias] and parts[alias][0].shape != array.shape:
+            raise invalid_argument(f"Expecting shape {_shown(parts[alias][0])} but got: {_shown(array)}")
+        return array
+    except ServingError as error:
+        where = f"{position} key: {alias}" if named else f"{position}"
+        raise invalid_argument(
+            f"Failed to process element: {where} of 'instances' list. Error: {error.code.name}: {error.message}"
+        ) from error
 
 
 def _array(value: Any, slot: Slot) -> Array:
     kind = tensors.TYPES.get(slot.dtype)
     if kind is None:
-        raise invalid_argument(f"Conversion of JSON to type {slot.dtype} is not supported (input {slot.alias}).")
+        raise invalid_argument(f"Conversion of JSON Value: {shown(value)} to type: {tensors.type_name(slot.dtype)}")
     shape = _shape(value)
-    leaves = list(_leaves(value, shape, slot))
-    flat = np.empty(len(leaves), np.object_)
+    leaves = [_leaf(leaf, kind) for leaf in _leaves(value, shape, 0, kind)]
+    if kind.number == STRING:
+        return tensors.strings(leaves).reshape(shape)
     try:
-        flat[:] = [_leaf(leaf, kind, slot) for leaf in leaves]
-        return flat.astype(kind.numpy).reshape(shape)
+        return np.array(leaves, np.object_).astype(kind.numpy).reshape(shape)
     except (OverflowError, ValueError) as error:
-        raise invalid_argument(f"JSON Value of input {slot.alias} does not fit {kind.name}: {error}") from error
+        raise invalid_argument(f"JSON Value: {shown(value)} does not fit type: {kind.name} ({error})") from error
 
 
 def _shape(value: Any) -> tuple[int, ...]:
@@ -105,51 +148,60 @@ def _shape(value: Any) -> tuple[int, ...]:
     return tuple(shape)
 
 
-def _leaves(value: Any, shape: tuple[int, ...], slot: Slot) -> Iterator[Any]:
-    if not shape and not isinstance(value, list):
+def _leaves(value: Any, shape: tuple[int, ...], level: int, kind: TensorType) -> Iterator[Any]:
+    if not isinstance(value, list):
+        if level != len(shape):
+            raise invalid_argument(
+                f"JSON Value: {shown(value)} found at incorrect level: {level + 1} in the JSON DOM. "
+                f"Expected at level: {len(shape)}"
+            )
         yield value
-    elif shape and isinstance(value, list) and len(value) == shape[0]:
-        for part in value:
-            yield from _leaves(part, shape[1:], slot)
-    else:
-        raise invalid_argument(f"JSON Value of input {slot.alias} is not a tensor: its lists differ in size or depth.")
+        return
+    if level >= len(shape):
+        raise invalid_argument(f"Encountered list at unexpected level: {level} expected < {len(shape)}")
+    if len(value) != shape[level]:
+        raise invalid_argument(
+            f"Encountered list at unexpected size: {len(value)} at level: {level} expected size: {shape[level]}"
+        )
+    for part in value:
+        yield from _leaves(part, shape, level + 1, kind)
 
 
-def _leaf(value: Any, kind: tensors.TensorType, slot: Slot) -> Any:
-    if kind.number == tensors.STRING:
-        if isinstance(value, str):
-            return value.encode()
-        if _is_base64(value):
-            return _unbase64(value[_BASE64], slot)
-    elif type(value) in _PYTHON_KINDS.get(kind.numpy.kind, ()):
+def _leaf(value: Any, kind: TensorType) -> Any:
+    if kind.number == STRING and isinstance(value, dict):
+        return rest_json.from_base64(value)
+    if kind.number == STRING and isinstance(value, str):
+        return _utf8(value)
+    if kind.numpy in _MAX_WHOLE and type(value) in (int, float):
+        return _lossless(value, kind)
+    if kind.numpy.kind in _NUMPY_INTEGERS and type(value) is int:
+        limits = np.iinfo(kind.numpy)
+        if limits.min <= value <= limits.max:
+            return value
+    if kind.numpy.kind == "b" and isinstance(value, bool):
         return value
     raise invalid_argument(
-        f"JSON Value: {json.dumps(value)[:100]} is not of expected type: {kind.name} (input {slot.alias})"
+        f"JSON Value: {shown(value)} Type: {rest_json.type_name(value)} is not of expected type: {kind.name}"
     )
 
 
-def _is_base64(value: Any) -> bool:
-    return isinstance(value, dict) and value.keys() == {_BASE64} and isinstance(value[_BASE64], str)
-
-
-def _unbase64(text: str, slot: Slot) -> bytes:
+def _utf8(text: str) -> bytes:
     try:
-        return base64.b64decode(text, validate=True)
-    except binascii.Error as error:
-        raise invalid_argument(f"Unable to base64 decode (input {slot.alias}): {error}") from error
+        return text.encode()
+    except UnicodeEncodeError as error:  # half of a surrogate pair
+        raise invalid_argument("JSON Parse error: The surrogate pair in string is invalid.") from error
 
 
-def _values(array: Array, alias: str) -> Any:
-    if array.dtype == np.object_:
-        as_bytes = alias.endswith(_BYTES_SUFFIX)
-        flat = [{_BASE64: base64.b64encode(item).decode()} if as_bytes else _text(item) for item in array.reshape(-1)]
-        array = np.array([None, *flat], np.object_)[1:].reshape(array.shape)
-    elif array.dtype == np.float32:
-        array = np.array([float(str(item)) for item in array.reshape(-1)]).reshape(
-            array.shape
-        )  # 0.2, not 0.20000000298
-    return array.tolist()
+def _lossless(value: float, kind: TensorType) -> float:
+    limit = _MAX_WHOLE[kind.numpy] if isinstance(value, int) else np.finfo(kind.numpy).max
+    if np.isfinite(value) and abs(value) > limit:
+        raise invalid_argument(f"Cannot convert JSON value: {shown(value)} to {kind.name} without loss of precision.")
+    return value
 
 
-def _text(item: bytes) -> str:
-    return item.decode(errors="replace")
+def _wrong(document: Mapping[str, Any], what: str) -> ServingError:
+    return invalid_argument(f"JSON Value: {shown(document)} {what}")
+
+
+def _shown(array: Array) -> str:
+    return f"[{','.join(str(size) for size in array.shape)}]"

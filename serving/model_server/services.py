@@ -15,6 +15,7 @@ from grpc_reflection.v1alpha import reflection
 from longtail.tfserving import message_class, service
 from serving.model_server.api import ModelApi
 from serving.model_server.errors import ServingError
+from serving.model_server.metrics import Metrics
 
 log = logging.getLogger(__name__)
 
@@ -26,11 +27,19 @@ Method = Callable[[Any], Awaitable[Any]]
 _Context = grpc.aio.ServicerContext[Any, Any]
 
 
-def add_services(server: grpc.aio.Server, api: ModelApi, health_servicer: health.aio.HealthServicer) -> None:
-    """Adds everything to the server; methods that are not there answer UNIMPLEMENTED."""
+def add_services(
+    server: grpc.aio.Server, api: ModelApi, metrics: Metrics, health_servicer: health.aio.HealthServicer | None
+) -> None:
+    """Adds everything to the server; without a health servicer, health answers UNIMPLEMENTED."""
     methods: dict[str, dict[str, Method]] = {
-        PREDICTION_SERVICE: {"Predict": api.predict, "GetModelMetadata": api.get_model_metadata},
-        MODEL_SERVICE: {"GetModelStatus": api.get_model_status},
+        PREDICTION_SERVICE: {
+            "Predict": _counted(metrics, "Predict", api.predict),
+            "Classify": _counted(metrics, "Classify", api.classify),
+            "Regress": _counted(metrics, "Regress", api.regress),
+            "MultiInference": _counted(metrics, "MultiInference", api.multi_inference),
+            "GetModelMetadata": api.get_model_metadata,
+        },
+        MODEL_SERVICE: {"GetModelStatus": api.get_model_status, "HandleReloadConfigRequest": api.reload_config},
     }
     server.add_generic_rpc_handlers(
         tuple(
@@ -40,8 +49,10 @@ def add_services(server: grpc.aio.Server, api: ModelApi, health_servicer: health
             for name, answers in methods.items()
         )
     )
-    health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)
-    names = (PREDICTION_SERVICE, MODEL_SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
+    names = [PREDICTION_SERVICE, MODEL_SERVICE, reflection.SERVICE_NAME]
+    if health_servicer is not None:
+        health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)
+        names.append(health.SERVICE_NAME)
     reflection.enable_server_reflection(names, server, pool=_reflected())
 
 
@@ -50,6 +61,16 @@ async def set_health(servicer: health.aio.HealthServicer, is_serving: bool) -> N
     status = health_pb2.HealthCheckResponse.SERVING if is_serving else health_pb2.HealthCheckResponse.NOT_SERVING
     for name in (health.OVERALL_HEALTH, PREDICTION_SERVICE, MODEL_SERVICE):
         await servicer.set(name, status)
+
+
+def _counted(metrics: Metrics, api_name: str, answer: Method) -> Method:
+    async def counted(request: Any) -> Any:
+        asked = request.tasks[0] if api_name == "MultiInference" and request.tasks else request
+        name = asked.model_spec.name if hasattr(asked, "model_spec") else ""
+        with metrics.request(name, api_name, "GRPC"):
+            return await answer(request)
+
+    return counted
 
 
 def _handler(service_name: str, method: str, answer: Method) -> grpc.RpcMethodHandler[Any, Any]:

@@ -42,6 +42,11 @@ class Signature:
         slots = (*self.inputs, *self.outputs)
         return bool(self.inputs) and all(slot.shape and slot.shape[0] == -1 for slot in slots)
 
+    def tensor_names(self, outputs: Iterable[str]) -> tuple[str, ...]:
+        """The tensors behind these outputs."""
+        names = {slot.alias: slot.tensor_name for slot in self.outputs}
+        return tuple(names[alias] for alias in outputs)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Call:
@@ -66,9 +71,11 @@ def signatures_of(signature_defs: Mapping[str, Any]) -> dict[str, Signature]:
     }
 
 
-def check(request: Any, signatures: Mapping[str, Signature]) -> Call:
+def check(request: Any, signatures: Mapping[str, Signature], *, checks_method_name: bool = True) -> Call:
     """The call that a PredictRequest asks for. Raises ServingError."""
     signature = find(request.model_spec.signature_name, signatures)
+    if checks_method_name:
+        _check_method_name(signature)
     _check_input_count(request.inputs, signature)
     inputs = _decode_inputs(request.inputs, signature)
     outputs = _outputs(request.output_filter, signature)
@@ -82,12 +89,6 @@ def find(name: str, signatures: Mapping[str, Signature]) -> Signature:
     signature = signatures.get(name)
     if signature is None:
         raise ServingError(grpc.StatusCode.FAILED_PRECONDITION, f'Serving signature key "{name}" not found.')
-    if signature.method_name not in METHODS:
-        raise ServingError(
-            grpc.StatusCode.INTERNAL,
-            f"Expected prediction signature method_name to be one of {{{', '.join(METHODS)}}}. "
-            f"Was: {signature.method_name}",
-        )
     return signature
 
 
@@ -100,6 +101,15 @@ def check_types(inputs: Mapping[str, Array], signature: Signature) -> None:
             raise invalid_argument(
                 f"Expects arg[{position}] to be {tensors.type_name(slot.dtype)} but {sent} is provided"
             )
+
+
+def _check_method_name(signature: Signature) -> None:
+    if signature.method_name not in METHODS:
+        raise ServingError(
+            grpc.StatusCode.INTERNAL,
+            f"Expected prediction signature method_name to be one of {{{', '.join(METHODS)}}}. "
+            f"Was: {signature.method_name}",
+        )
 
 
 def _check_input_count(sent: Mapping[str, Any], signature: Signature) -> None:

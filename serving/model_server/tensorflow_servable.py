@@ -44,6 +44,7 @@ def _without_import_noise() -> Iterator[None]:
 
 with _without_import_noise():
     import tensorflow as tf
+    from tensorflow.core.protobuf.config_pb2 import CallableOptions
 
 logging.getLogger("tensorflow").setLevel(logging.ERROR)
 
@@ -69,23 +70,21 @@ class TensorFlowServable:
             name: SignatureDef.FromString(definitions[name].SerializeToString()) for name in sorted(definitions)
         }
         self.signatures: Mapping[str, Signature] = signatures_of(self.signature_defs)
-        self._compiled_by_xla = {
-            name
-            for name, signature in self.signatures.items()
-            if needs_xla(meta_graph.graph_def, [slot.tensor_name for slot in signature.outputs])
-        }
-        self._callable = lru_cache(maxsize=64)(self._make_callable)
+        tensor_names = {slot.tensor_name for signature in self.signatures.values() for slot in signature.outputs}
+        self._compiled_by_xla = frozenset(n for n in tensor_names if needs_xla(meta_graph.graph_def, [n]))
+        self._callable = lru_cache(maxsize=256)(self._make_callable)
 
     def run(self, signature: Signature, inputs: Mapping[str, Array], outputs: Sequence[str]) -> dict[str, Array]:
         """The named outputs. Raises ServingError."""
-        if signature.name in self._compiled_by_xla:
+        fetches = signature.tensor_names(outputs)
+        if not self._compiled_by_xla.isdisjoint(fetches):
             raise ServingError(
                 grpc.StatusCode.INTERNAL,
                 f"XLA compilation disabled: signature {signature.name} was exported with jit_compile=True; "
                 "export it without",
             )
         with _tensorflow_errors():
-            run = self._callable(signature.name, tuple(outputs))
+            run = self._callable(tuple(slot.tensor_name for slot in signature.inputs), fetches)
             results = run(*(inputs[slot.alias] for slot in signature.inputs))
         return {alias: np.asarray(result) for alias, result in zip(outputs, results, strict=True)}
 
@@ -94,12 +93,10 @@ class TensorFlowServable:
         self._callable.cache_clear()
         self._session.close()
 
-    def _make_callable(self, signature_name: str, outputs: tuple[str, ...]) -> Callable[..., list[Any]]:
-        signature = self.signatures[signature_name]
-        fetches = {slot.alias: slot.tensor_name for slot in signature.outputs}
-        run: Callable[..., list[Any]] = self._session.make_callable(
-            [fetches[alias] for alias in outputs], feed_list=[slot.tensor_name for slot in signature.inputs]
-        )
+    def _make_callable(self, feeds: tuple[str, ...], fetches: tuple[str, ...]) -> Callable[..., list[Any]]:
+        # As the real server runs: types are checked, shapes are not. `Session.run` would check them, and is slower.
+        options = CallableOptions(feed=feeds, fetch=fetches)
+        run: Callable[..., list[Any]] = self._session._make_callable_from_options(options)
         return run
 
 
@@ -123,14 +120,14 @@ def load_saved_model(directory: Path, options: SessionOptions) -> Servable:
         raise
 
 
-def loader(options: SessionOptions, *, is_warmed_up: bool = True) -> Load:
-    """Loads a version and runs its warm-up records; a version that fails leaves nothing behind."""
+def loader(options: SessionOptions, *, warmup_iterations: int = 1) -> Load:
+    """Loads a version and runs its warm-up records, if at all; a version that fails leaves nothing behind."""
 
     def load(directory: Path) -> Servable:
         servable = load_saved_model(directory, options)
         try:
-            if is_warmed_up:
-                warm_up(servable, directory, read_records)
+            if warmup_iterations:
+                warm_up(servable, directory, read_records, iterations=warmup_iterations)
         except BaseException:
             servable.close()
             raise

@@ -116,6 +116,13 @@ def encode(array: Array) -> Any:
     return proto
 
 
+def strings(values: list[bytes]) -> Array:
+    """A string tensor of one dimension."""
+    array = np.empty(len(values), np.object_)
+    array[:] = values
+    return array
+
+
 def _shape(proto: Any) -> tuple[int, ...]:
     shape = tuple(dim.size for dim in proto.tensor_shape.dim)
     if proto.tensor_shape.unknown_rank or any(size < 0 for size in shape):
@@ -125,7 +132,7 @@ def _shape(proto: Any) -> tuple[int, ...]:
 
 def _from_content(proto: Any, kind: TensorType, size: int) -> Array:
     if kind.number == STRING:
-        return _objects(_split_strings(proto.tensor_content, size))
+        return strings(_split_strings(proto.tensor_content, size))
     if len(proto.tensor_content) != size * kind.numpy.itemsize:
         raise MalformedTensorError(f"{len(proto.tensor_content)} bytes are not {size} elements of {kind.name}")
     return np.frombuffer(proto.tensor_content, kind.numpy)
@@ -136,10 +143,10 @@ def _from_values(proto: Any, kind: TensorType, size: int) -> Array:
     sent = len(values) // _width(kind)
     if size > max(sent, MAX_FILLED):
         raise MalformedTensorError(f"a shape of {size} elements with {sent} values")
-    elements = _objects(list(values)) if kind.number == STRING else _elements(values, kind)
+    elements = strings(list(values)) if kind.number == STRING else _elements(values, kind)
     if sent >= size:
         return elements[:size]
-    filler = elements[-1:] if sent else _objects([b""]) if kind.number == STRING else np.zeros(1, kind.numpy)
+    filler = elements[-1:] if sent else strings([b""]) if kind.number == STRING else np.zeros(1, kind.numpy)
     return np.concatenate([elements, np.repeat(filler, size - sent)])
 
 
@@ -153,12 +160,6 @@ def _elements(values: Any, kind: TensorType) -> Array:
         return wire.astype(kind.numpy, copy=False)
     whole = wire[: len(wire) // _width(kind) * _width(kind)]
     return whole.astype(_PARTS[kind.field], copy=False).view(kind.numpy)
-
-
-def _objects(values: list[bytes]) -> Array:
-    array = np.empty(len(values), np.object_)
-    array[:] = values
-    return array
 
 
 def _split_strings(content: bytes, count: int) -> list[bytes]:

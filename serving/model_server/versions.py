@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -35,6 +35,27 @@ def find_versions(base_path: Path) -> dict[int, Path]:
     return found
 
 
-def latest(found: Mapping[int, Path]) -> frozenset[int]:
-    """The default policy: the greatest version alone."""
-    return frozenset([max(found)]) if found else frozenset()
+def latest(count: int = 1) -> Policy:
+    """The `count` greatest versions, at least one; the default policy is the greatest alone."""
+
+    def choose(found: Mapping[int, Path]) -> frozenset[int]:
+        return frozenset(sorted(found)[-max(count, 1) :])
+
+    return choose
+
+
+def every(found: Mapping[int, Path]) -> frozenset[int]:
+    """All versions there are."""
+    return frozenset(found)
+
+
+def specific(numbers: Iterable[int]) -> Policy:
+    """These versions, as soon as they are there."""
+    wanted = frozenset(numbers)
+
+    def choose(found: Mapping[int, Path]) -> frozenset[int]:
+        for number in sorted(wanted - found.keys()):
+            log.warning("Version %d, which was requested as a 'specific' version, was not found", number)
+        return wanted & found.keys()
+
+    return choose

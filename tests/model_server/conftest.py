@@ -20,9 +20,11 @@ import tensorflow as tf
 from longtail.tfserving import message_class, service
 from serving.model_server import tensors
 from serving.model_server.batching import BatchingOptions
+from serving.model_server.config import ModelConfig
 from serving.model_server.lifecycle import LifecycleOptions
 from serving.model_server.servable import Load
 from serving.model_server.server import Running, ServerOptions, serve
+from serving.model_server.session_batching import SessionBatchingOptions
 from serving.model_server.tensorflow_servable import SessionOptions, loader
 
 PREDICTION_SERVICE = "tensorflow.serving.PredictionService"
@@ -77,6 +79,54 @@ def saved_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[[float], P
         return made[offset]
 
     return make
+
+
+def save_graph_of_examples(path: Path) -> None:
+    """A SavedModel as TensorFlow 1 made them: y = x / 2 + 2 where x comes in tf.Examples; y2 = x + 2."""
+    v1 = tf.compat.v1
+    with tf.Graph().as_default(), v1.Session() as session:
+        serialized = v1.placeholder(tf.string, name="tf_example")
+        x = v1.parse_example(serialized, {"x": v1.FixedLenFeature([1], tf.float32)})["x"]
+        half = v1.Variable(0.5, use_resource=True)
+        outputs = {"y": tf.multiply(x, half) + 2.0, "y2": x + 2.0, "wide": tf.concat([x, x], axis=1)}
+        labels = tf.tile([["low", "high"]], [tf.shape(x)[0], 1])
+        session.run(v1.global_variables_initializer())
+
+        def signature(method: str, inputs: dict[str, Any], outputs: dict[str, Any]) -> Any:
+            infos = [
+                {alias: v1.saved_model.utils.build_tensor_info(tensor) for alias, tensor in tensors.items()}
+                for tensors in (inputs, outputs)
+            ]
+            return v1.saved_model.signature_def_utils.build_signature_def(*infos, f"tensorflow/serving/{method}")
+
+        examples = {"inputs": serialized}
+        builder = v1.saved_model.Builder(str(path))
+        builder.add_meta_graph_and_variables(
+            session,
+            ["serve"],
+            {
+                "serving_default": signature("predict", {"x": x}, {"y": outputs["y"]}),
+                "classify_x_to_y": signature("classify", examples, {"scores": outputs["y"]}),
+                "classify_labels": signature("classify", examples, {"classes": labels, "scores": outputs["wide"]}),
+                "classify_unequal": signature("classify", examples, {"classes": labels, "scores": outputs["y"]}),
+                "regress_x_to_y": signature("regress", examples, {"outputs": outputs["y"]}),
+                "regress_x_to_y2": signature("regress", examples, {"outputs": outputs["y2"]}),
+                "regress_wide": signature("regress", examples, {"outputs": outputs["wide"]}),
+                "regress_floats": signature("regress", {"inputs": x}, {"outputs": outputs["y"]}),
+                "regress_misnamed": signature("regress", {"x": serialized}, {"outputs": outputs["y"]}),
+                "other_method": signature("other", {"inputs": serialized}, {"outputs": outputs["y"]}),
+            },
+        )
+        builder.save()
+
+
+@pytest.fixture(scope="session")
+def model_of_examples(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The base path of the graph of examples, version 123."""
+    base_path = tmp_path_factory.mktemp("examples") / "model"
+    base_path.mkdir()
+    save_graph_of_examples(base_path / "00000123")
+    return base_path
 
 
 Publish = Callable[..., Path]
@@ -183,22 +233,24 @@ async def serving(
     *,
     load: Load = LOAD,
     lifecycle: LifecycleOptions = QUICK,
-    batching: BatchingOptions | None = None,
+    batching: BatchingOptions | SessionBatchingOptions | None = None,
+    models: tuple[ModelConfig, ...] = (),
     rest_port: int | None = None,
     stop: asyncio.Event | None = None,
+    **options: Any,
 ) -> AsyncIterator[Client]:
-    """A server of model `m` on free ports, and a client of it."""
+    """A server of model `m`, or of the models given, on free ports, and a client of it."""
     stop = stop or asyncio.Event()
-    options = ServerOptions(
-        model_name="m",
-        model_base_path=base_path,
+    server_options = ServerOptions(
+        models=models or (ModelConfig(name="m", base_path=base_path),),
         port=0,
         rest_port=rest_port,
         lifecycle=lifecycle,
         batching=batching or BatchingOptions(),
+        **options,
     )
     started: asyncio.Future[Running] = asyncio.get_running_loop().create_future()
-    task = asyncio.create_task(serve(options, load, stop=stop, started=started.set_result))
+    task = asyncio.create_task(serve(server_options, load, stop=stop, started=started.set_result))
     await asyncio.wait((task, started), return_when=asyncio.FIRST_COMPLETED)
     if task.done():
         task.result()

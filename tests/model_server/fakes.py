@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+import grpc
 import numpy as np
 
+from serving.model_server.errors import ServingError
 from serving.model_server.signatures import Call, Signature, Slot
 from serving.model_server.tensors import Array
 
@@ -65,3 +69,27 @@ class FakeServable:
 def call_of(servable: FakeServable, values: Any) -> Call:
     its = servable.signatures["serving_default"]
     return Call(signature=its, inputs={"x": np.array(values, np.float32)}, outputs=("y",))
+
+
+class FakeLoader:
+    """Loads a fake from any directory; fails as often as `failures` says for its number."""
+
+    def __init__(self) -> None:
+        self.failures: dict[str, int] = {}
+        self.tries: list[str] = []
+        self.loaded: dict[str, FakeServable] = {}
+
+    def __call__(self, directory: Path) -> FakeServable:
+        name = directory.name
+        self.tries.append(name)
+        if self.failures.get(name, 0) > 0:
+            self.failures[name] -= 1
+            raise ServingError(grpc.StatusCode.DATA_LOSS, f"{name} is broken")
+        self.loaded[name] = FakeServable()
+        return self.loaded[name]
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(20):
+        while not condition():  # noqa: ASYNC110  it polls the file system's effect, which nobody signals
+            await asyncio.sleep(0.002)

@@ -4,42 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import grpc
 import pytest
 
-from serving.model_server.errors import ServingError
-from serving.model_server.lifecycle import LifecycleOptions, Model, State
-from tests.model_server.fakes import FakeServable
+from serving.model_server.config import ModelConfig
+from serving.model_server.lifecycle import LifecycleOptions, State
+from serving.model_server.model import Model
+from tests.model_server.fakes import FakeLoader, FakeServable, until
 
 OPTIONS = LifecycleOptions(poll_wait_s=0.005, max_load_retries=2, load_retry_interval_s=0.005)
-
-
-class FakeLoader:
-    """Loads a fake from any directory; fails as often as `failures` says for its number."""
-
-    def __init__(self) -> None:
-        self.failures: dict[str, int] = {}
-        self.tries: list[str] = []
-        self.loaded: dict[str, FakeServable] = {}
-
-    def __call__(self, directory: Path) -> FakeServable:
-        name = directory.name
-        self.tries.append(name)
-        if self.failures.get(name, 0) > 0:
-            self.failures[name] -= 1
-            raise ServingError(grpc.StatusCode.DATA_LOSS, f"{name} is broken")
-        self.loaded[name] = FakeServable()
-        return self.loaded[name]
 
 
 @contextlib.asynccontextmanager
 async def watching(base_path: Path, loader: FakeLoader, options: LifecycleOptions = OPTIONS) -> AsyncIterator[Model]:
     with ThreadPoolExecutor(1) as executor:
-        model = Model("m", base_path, load=loader, executor=executor, options=options)
+        model = Model(ModelConfig(name="m", base_path=base_path), load=loader, executor=executor, options=options)
         task = asyncio.create_task(model.watch())
         try:
             yield model
@@ -47,12 +30,6 @@ async def watching(base_path: Path, loader: FakeLoader, options: LifecycleOption
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
             await model.close()
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(20):
-        while not condition():  # noqa: ASYNC110  it polls the file system's effect, which nobody signals
-            await asyncio.sleep(0.002)
 
 
 def states(model: Model) -> dict[int, State]:
@@ -102,7 +79,7 @@ async def test_a_bad_version_leaves_the_old_one_serving(tmp_path: Path) -> None:
         await model.ready()
         (tmp_path / "2").mkdir()
         await until(lambda: states(model) == {1: State.AVAILABLE, 2: State.END})
-        error = model.versions()[1].error
+        error = model.versions()[0].error
         assert error is not None
         assert (error.code, error.message) == (grpc.StatusCode.DATA_LOSS, "2 is broken")
         await asyncio.sleep(0.03)
@@ -137,8 +114,8 @@ async def test_the_first_version_that_never_loads_is_an_error(tmp_path: Path) ->
     loader.failures["1"] = 100
     (tmp_path / "1").mkdir()
     async with watching(tmp_path, loader) as model:
-        with pytest.raises(ServingError, match="1 is broken"):
-            await model.ready()
+        (version,) = await model.ready()
+        assert "1 is broken" in str(version.error)
 
 
 async def test_an_unforeseen_failure_to_load_ends_the_version_only(tmp_path: Path) -> None:
@@ -147,11 +124,12 @@ async def test_an_unforeseen_failure_to_load_ends_the_version_only(tmp_path: Pat
 
     (tmp_path / "1").mkdir()
     with ThreadPoolExecutor(1) as executor:
-        model = Model("m", tmp_path, load=load, executor=executor, options=OPTIONS)
+        model = Model(ModelConfig(name="m", base_path=tmp_path), load=load, executor=executor, options=OPTIONS)
         await model.poll()
-        with pytest.raises(ServingError, match="ZeroDivisionError") as caught:
-            await model.ready()
-    assert caught.value.code is grpc.StatusCode.UNKNOWN
+        (version,) = await model.ready()
+    assert version.error is not None
+    assert version.error.code is grpc.StatusCode.UNKNOWN
+    assert "ZeroDivisionError" in version.error.message
 
 
 async def test_withdrawing_a_version_brings_the_one_before_back(tmp_path: Path) -> None:
@@ -226,18 +204,3 @@ async def test_polling_zero_times_looks_once(tmp_path: Path) -> None:
         (tmp_path / "2").mkdir()
         await asyncio.sleep(0.03)
         assert states(model) == {1: State.AVAILABLE}
-
-
-async def test_availability_is_told_when_it_changes(tmp_path: Path) -> None:
-    told: list[bool] = []
-
-    async def tell(is_available: bool) -> None:
-        told.append(is_available)
-
-    (tmp_path / "1").mkdir()
-    async with watching(tmp_path, FakeLoader()) as model:
-        task = asyncio.create_task(model.tell_availability(tell))
-        await until(lambda: True in told)
-        (tmp_path / "1").rmdir()
-        await until(lambda: told[-1] is False)
-        task.cancel()

@@ -150,12 +150,6 @@ async def test_a_model_that_needs_xla_fails_as_on_the_real_server(client: Client
     assert text.startswith("XLA compilation disabled")
 
 
-async def test_methods_that_are_not_there_are_unimplemented(client: Client) -> None:
-    request = message_class("tensorflow.serving.MultiInferenceRequest")()
-    code, _ = await error_of(client.call(PREDICTION_SERVICE, "MultiInference", request))
-    assert code is grpc.StatusCode.UNIMPLEMENTED
-
-
 async def test_concurrent_requests_get_their_own_answers(client: Client) -> None:
     answers = await asyncio.gather(*(client.y([float(i)] * (i % 5)) for i in range(100)))
     assert answers == [[i / 2 + 2] * (i % 5) for i in range(100)]

@@ -86,33 +86,67 @@ async def test_a_scalar_goes_in_columns(ask: Ask) -> None:
         ("/v1/models/n", None, 404, "Could not find any versions of model n"),
         ("/v1/models/m/versions/9", None, 404, "Could not find version 9 of model m"),
         ("/v1/models/n/metadata", None, 404, "Servable not found for request: Latest(n)"),
-        ("/v1/models/m/versions/9:predict", {"instances": [1]}, 404, "Specific(m, 9)"),
-        ("/v1/models/m/labels/l:predict", {"instances": [1]}, 400, "Unrecognized servable version label: l"),
-        ("/v2/models/m", None, 400, "Malformed request: GET /v2/models/m"),
-        ("/v1/models/m:predict", b"{", 400, "JSON Parse error"),
-        ("/v1/models/m:predict", b"[" * 100_000, 400, "JSON Parse error"),
-        ("/v1/models/m:predict", [1.0], 400, "not an object"),
-        ("/v1/models/m:predict", {}, 400, "'instances' (rows) and 'inputs' (columns)"),
-        ("/v1/models/m:predict", {"instances": []}, 400, "at least one row"),
-        ("/v1/models/m:predict", {"instances": ["one"]}, 400, "is not of expected type: float"),
-        ("/v1/models/m:predict", {"instances": [True]}, 400, "is not of expected type: float"),
-        ("/v1/models/m:predict", {"instances": [1, [2]]}, 400, "differ in size or depth"),
-        ("/v1/models/m:predict", {"signature_name": "lookup", "instances": [["\ud800"]]}, 400, "does not fit string"),
-        ("/v1/models/m:predict", {"instances": [{"z": 1}]}, 400, "does not have named input: z"),
-        ("/v1/models/m:predict", {"instances": [{"x": 1}, {"z": 1}]}, 400, "must name the same inputs"),
-        ("/v1/models/m:predict", {"signature_name": 1, "instances": [1]}, 400, "must be a string"),
-        ("/v1/models/m:predict", {"signature_name": "s", "instances": [1]}, 412, 'Serving signature key "s" not found'),
-        ("/v1/models/m:predict", {"signature_name": "gather", "instances": [1]}, 400, "must be named"),
-        (
-            "/v1/models/m:predict",
-            {"signature_name": "gather", "inputs": {"index": [[1 << 70]], "weight": [[1.0]]}},
-            400,
-            "does not fit int64",
-        ),
-        ("/v1/models/m:predict", {"signature_name": "scalar", "instances": 1}, 400, "at least one row"),
+        ("/v1/models", None, 400, "Missing model name in request."),
+        ("/v1/models/m:predict", None, 400, "Malformed request: GET /v1/models/m:predict"),
+        ("/v1/models/m/other", None, 400, "Malformed request: GET /v1/models/m/other"),
+        ("/v1/models/m", {}, 400, "Malformed request: POST /v1/models/m"),
+        ("/v1/models/m/versions/99999999999999999999", None, 400, "Failed to convert version: 99999999999999999999 to"),
     ],
 )
-async def test_what_is_wrong_is_told(ask: Ask, path: str, body: Any, code: int, text: str) -> None:
+async def test_what_is_wrong_with_a_path_is_told(ask: Ask, path: str, body: Any, code: int, text: str) -> None:
     status, answer = await ask(path, body)
     assert (status, list(answer)) == (code, ["error"])
+    assert text in answer["error"]
+
+
+@pytest.mark.parametrize(
+    ("body", "text"),
+    [
+        (b"", "JSON Parse error: The document is empty"),
+        (b"{", "JSON Parse error: Missing a name for object member. at offset: 1"),
+        (b"[" * 100_000, "JSON Parse error"),
+        ([1.0], "JSON Value: [\n    1.0\n] Is not object"),
+        ({}, "Missing 'inputs' or 'instances' key"),
+        ({"inputs": 1, "instances": [1]}, "expecting only one of 'inputs' or 'instances' keys to exist"),
+        ({"instances": []}, "No values in 'instances' array"),
+        ({"instances": 1}, "Excepting 'instances' to be an list/array"),
+        (
+            {"instances": ["one"]},
+            "Failed to process element: 0 of 'instances' list. Error: INVALID_ARGUMENT: "
+            'JSON Value: "one" Type: String is not of expected type: float',
+        ),
+        ({"instances": [True]}, "JSON Value: true Type: True is not of expected type: float"),
+        ({"instances": [1 << 24]}, "Cannot convert JSON value: 16777216 to float without loss of precision."),
+        (
+            {"instances": [1, [2]]},
+            "Failed to process element: 1 of 'instances' list. Error: INVALID_ARGUMENT: Expecting ",
+        ),
+        ({"instances": [[1, [2]]]}, "Encountered list at unexpected level: 1 expected < 1"),
+        ({"instances": [[[1], 2]]}, "JSON Value: 2 found at incorrect level: 2 in the JSON DOM. Expected at level: 2"),
+        ({"inputs": [[1], [2, 3]]}, "Encountered list at unexpected size: 2 at level: 1 expected size: 1"),
+        ({"signature_name": "lookup", "instances": [["\ud800"]]}, "JSON Parse error"),
+        (
+            {"instances": [{"z": 1}]},
+            "Failed to process element: 0 key: z of 'instances' list. Error: INVALID_ARGUMENT: "
+            "JSON object: does not have named input: z",
+        ),
+        ({"instances": [{"x": 1}, 2]}, "Expecting object but got list at item 1 of input list"),
+        ({"instances": [1, {"x": 2}]}, "Expecting value/list but got object at item 1 of input list"),
+        ({"instances": [{"x": 1}, {}]}, "JSON object: {} must only have keys: x"),
+        ({"signature_name": 1, "instances": [1]}, "'signature_name' key must be a string value."),
+        ({"signature_name": "s", "instances": [1]}, 'Serving signature name: "s" not found in signature def'),
+        ({"signature_name": "gather", "instances": [1]}, "instances is a plain list, but expecting list of objects"),
+        ({"signature_name": "gather", "inputs": 1}, "inputs is a plain value/list, but expecting an object"),
+        ({"signature_name": "gather", "inputs": {"index": [[1]]}}, "Missing named input: weight in 'inputs' object."),
+        (
+            {"signature_name": "gather", "inputs": {"index": [[1 << 70]], "weight": [[1.0]]}},
+            "Type: Number is not of expected type: int64",
+        ),
+        ({"signature_name": "lookup", "inputs": [[{"b64": "?"}]]}, "Unable to base64 decode"),
+        ({"signature_name": "lookup", "inputs": [[{"b": "?"}]]}, "not formatted correctly for base64 data"),
+    ],
+)
+async def test_what_is_wrong_with_a_body_is_told(ask: Ask, body: Any, text: str) -> None:
+    status, answer = await ask("/v1/models/m:predict", body)
+    assert (status, list(answer)) == (400, ["error"])
     assert text in answer["error"]

@@ -38,9 +38,9 @@ def test_an_unknown_signature_is_a_failed_precondition() -> None:
 
 def test_the_init_op_is_no_signature_to_predict_with() -> None:
     init = Signature(name="__saved_model_init_op", method_name="", inputs=(), outputs=(slot("op"),), defaults={})
-    with pytest.raises(ServingError, match="Expected prediction signature method_name") as caught:
-        signatures.find("__saved_model_init_op", {"__saved_model_init_op": init})
-    assert caught.value.code is grpc.StatusCode.INTERNAL
+    code, text = refusal(predict_request(), init)
+    assert code is grpc.StatusCode.INTERNAL
+    assert text.startswith("Expected prediction signature method_name")
 
 
 def test_another_number_of_inputs_is_named() -> None:

@@ -13,9 +13,11 @@ from pathlib import Path
 
 import pytest
 
+from serving.model_server.config import ModelConfig
 from serving.model_server.errors import StartError
-from serving.model_server.flags import channel_arguments, sort_flags
+from serving.model_server.flags import Flags, channel_arguments, parse
 from serving.model_server.server import ServerOptions, serve
+from serving.model_server.startup import server_options
 from tests.model_server.conftest import LOAD, QUICK, serving
 from tests.model_server.fakes import FakeServable
 
@@ -29,7 +31,8 @@ def taken_port() -> Iterator[int]:
 
 
 def options(base_path: Path, *, port: int = 0, rest_port: int | None = None) -> ServerOptions:
-    return ServerOptions(model_name="m", model_base_path=base_path, port=port, rest_port=rest_port, lifecycle=QUICK)
+    models = (ModelConfig(name="m", base_path=base_path),)
+    return ServerOptions(models=models, port=port, rest_port=rest_port, lifecycle=QUICK)
 
 
 @pytest.mark.parametrize("flag", ["--port", "--rest_api_port"])
@@ -54,10 +57,10 @@ async def test_a_port_taken_while_loading_is_told(base_path: Path) -> None:
     taken[0].close()
 
 
-async def test_a_base_path_that_is_a_file_is_told(tmp_path: Path) -> None:
+def test_a_base_path_that_is_a_file_is_told(tmp_path: Path) -> None:
     (tmp_path / "model").write_text("")
     with pytest.raises(StartError, match="model is a file; give the directory"):
-        await serve(options(tmp_path / "model"), LOAD, stop=asyncio.Event())
+        server_options(Flags(model_base_path=str(tmp_path / "model")), tmp_path)
 
 
 async def test_one_port_cannot_be_both(base_path: Path) -> None:
@@ -88,7 +91,8 @@ async def test_the_port_opens_only_when_the_model_is_available(base_path: Path) 
 async def test_a_first_version_that_does_not_load_stops_the_start(base_path: Path) -> None:
     (base_path / "1").mkdir()
     with pytest.raises(
-        StartError, match=r"model m under .* did not become available \(NOT_FOUND: .*publish a newer one"
+        StartError,
+        match=r"UNKNOWN: 1 servable\(s\) did not become available: {{{name: m version: 1} due to error: NOT_FOUND: .*",
     ):
         async with serving(base_path):
             pass
@@ -102,24 +106,51 @@ async def test_waiting_for_a_model_can_be_stopped(base_path: Path) -> None:
     await asyncio.wait_for(task, 20)
 
 
-def test_flags_of_the_real_server_are_taken_or_explained() -> None:
-    warnings, refusals = sort_flags(
-        ["--num_load_threads", "4", "--enable_batching", "--model_config_file=f", "--model_nam=x", "--zzz", "stray"],
-        ["model_name", "port"],
+def test_flags_are_taken_as_the_real_server_takes_them() -> None:
+    flags, warnings = parse(
+        ["--port=1", "--rest_api_port", "0", "--enable_batching", "--enable_model_warmup=false", "--model_name="]
     )
-    assert warnings == ["--num_load_threads is accepted and has no effect: versions load one at a time"]
-    assert [text.split(":")[0] for text in refusals[:2]] == [
-        "--enable_batching is a flag of tensorflow_model_server that the embedded server does not have",
-        "--model_config_file is a flag of tensorflow_model_server that the embedded server does not have",
-    ]
-    assert refusals[2:] == ["No such flag: --model_nam; did you mean --model_name?", "No such flag: --zzz; see --help"]
+    assert flags == Flags(port=1, rest_api_port=0, enable_batching=True, enable_model_warmup=False)
+    assert warnings == []
 
 
-def test_an_argument_that_is_no_flag_is_refused() -> None:
-    assert sort_flags(["stray"], []) == (
-        [],
-        ["Got unexpected argument 'stray'; every argument is a flag: --name=value"],
+def test_a_flag_without_effect_is_told() -> None:
+    assert parse(["--rest_api_num_threads", "4", "--use_tflite_model=false"]) == (
+        Flags(rest_api_num_threads=4),
+        ["--rest_api_num_threads is accepted and has no effect: requests share the event loop"],
     )
+
+
+@pytest.mark.parametrize(
+    ("argument", "said"),
+    [
+        ("--use_tflite_model", "--use_tflite_model is a flag of tensorflow_model_server that the embedded server does"),
+        ("--model_nam=x", "unknown argument: --model_nam=x; did you mean --model_name?"),
+        ("--zzz", "unknown argument: --zzz; see --help"),
+        ("stray", "unknown argument: stray; every argument is a flag: --name=value"),
+        ("--port=x", "Couldn't interpret value x for flag port: it takes a whole number"),
+        ("--enable_batching=x", "Couldn't interpret value x for flag enable_batching: write true or false"),
+        ("--micro_batch_max_size=0", "Couldn't interpret value 0 for flag micro_batch_max_size: the least is 1"),
+    ],
+)
+def test_a_wrong_flag_is_told(argument: str, said: str) -> None:
+    with pytest.raises(StartError) as caught:
+        parse([argument])
+    assert str(caught.value).startswith(said)
+
+
+@pytest.mark.parametrize(
+    ("flags", "name"),
+    [(Flags(), "longtail"), (Flags(model_base_path="/m"), "default"), (Flags(model_name="n"), "n")],
+)
+def test_a_model_without_a_name_has_the_real_servers_or_ours(flags: Flags, name: str) -> None:
+    (model,) = server_options(flags, Path("ours")).models
+    assert (model.name, model.base_path) == (name, Path("/m" if flags.model_base_path else "ours").absolute())
+
+
+def test_batching_parameters_need_batching() -> None:
+    with pytest.raises(StartError, match="batching_parameters_file is set without setting"):
+        server_options(Flags(batching_parameters_file="f"), Path())
 
 
 def test_channel_arguments_are_numbers_or_texts() -> None:
@@ -133,18 +164,26 @@ def run_command(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, timeout=60, check=False)
 
 
-def test_a_port_in_use_exits_1(base_path: Path, taken_port: int) -> None:
+def test_a_port_in_use_exits_255(base_path: Path, taken_port: int) -> None:
     done = run_command(f"--port={taken_port}", "--rest_api_port", "0", "--model_base_path", str(base_path))
-    assert done.returncode == 1
-    assert f"error: cannot listen on 127.0.0.1:{taken_port}" in done.stderr
+    assert done.returncode == 255
+    assert f"error: Failed to start server. Error: cannot listen on 127.0.0.1:{taken_port}" in done.stderr
     assert "Traceback" not in done.stderr
 
 
-def test_a_wrong_flag_exits_2() -> None:
-    done = run_command("--enable_batching=true")
-    assert done.returncode == 2
-    assert "--enable_batching" in done.stderr
-    assert "--micro_batch_max_size" in done.stderr
+def test_a_wrong_config_file_exits_255(tmp_path: Path) -> None:
+    (tmp_path / "models.config").write_text("improperly formatted file")
+    done = run_command(f"--model_config_file={tmp_path / 'models.config'}")
+    assert done.returncode == 255
+    assert "Error parsing text-format tensorflow.serving.ModelServerConfig: 1:" in done.stderr
+    assert f"INVALID_ARGUMENT: Invalid protobuf file: '{tmp_path / 'models.config'}'" in done.stderr
+
+
+def test_the_versions_are_said() -> None:
+    done = run_command("--version")
+    assert done.returncode == 0
+    assert done.stdout.splitlines()[0].startswith("TensorFlow ModelServer: ")
+    assert done.stdout.splitlines()[1].startswith("TensorFlow Library: 2.")
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -162,4 +201,4 @@ def test_a_signal_drains_and_exits_0(publish: Callable[..., Path], number: signa
     log = "".join(lines)
     assert "model available model=m version=1" in log
     assert "oneDNN" not in log
-    assert lines[-1].endswith("stopped model=m\n")
+    assert lines[-1].endswith("stopped models=m\n")

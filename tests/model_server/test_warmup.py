@@ -76,11 +76,6 @@ def test_a_record_without_a_request_is_refused(tmp_path: Path) -> None:
     assert caught.value.code is grpc.StatusCode.UNIMPLEMENTED
 
 
-def test_a_record_of_a_method_we_lack_is_skipped_and_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    assert warm(tmp_path, PredictionLog(classify_log={}).SerializeToString(), GOOD) == [1]
-    assert "not classify_log" in caplog.text
-
-
 def test_too_many_records_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ServingError, match="exceeds the maximum"):
         warm(tmp_path, *[GOOD] * (MAX_RECORDS + 1))
