@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 import grpc
 import numpy as np
 
+from serving.model_server import deadlines
 from serving.model_server.errors import ServingError
 from serving.model_server.lifecycle import Version
 from serving.model_server.servable import Servable
@@ -38,13 +39,19 @@ class BatchingOptions:
 
 @dataclass(eq=False, kw_only=True)
 class Waiting:
-    """A request in the queue; its future is done early when the caller gave up."""
+    """A request in the queue; it is over early when its caller gave up or its deadline has passed."""
 
     version: Version
     call: Call
     rows: int
     answer: asyncio.Future[Outputs]
     since_s: float = field(default_factory=time.monotonic)
+    deadline_s: float = field(default_factory=deadlines.current)
+
+    def is_over(self, now_s: float) -> bool:
+        if now_s >= self.deadline_s and not self.answer.done():
+            self.answer.set_exception(ServingError(grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline passed in the queue"))
+        return self.answer.done()
 
 
 class MicroBatcher:
@@ -127,8 +134,9 @@ class MicroBatcher:
         return batch
 
     def _drop_expired(self) -> None:
+        now_s = time.monotonic()
         for key, queue in list(self._queues.items()):
-            alive = deque(waiting for waiting in queue if not waiting.answer.done())
+            alive = deque(waiting for waiting in queue if not waiting.is_over(now_s))
             self._size -= len(queue) - len(alive)
             if alive:
                 self._queues[key] = alive

@@ -22,7 +22,7 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from longtail.tfserving import message_class
-from serving.model_server import rest_examples, rest_json, rest_tensors, tensors
+from serving.model_server import deadlines, rest_examples, rest_json, rest_tensors, tensors
 from serving.model_server.api import SIGNATURE_DEF, ModelApi, SignatureDefMap
 from serving.model_server.errors import ServingError, invalid_argument
 from serving.model_server.listening import listening_socket
@@ -192,7 +192,9 @@ class _Endpoint:
 async def _outcome(rest: RestApi, request: Request, path: str, timeout_s: float) -> tuple[int, str]:
     try:
         body = await request.body()
-        async with asyncio.timeout(timeout_s if timeout_s > 0 else None):
+        left_s = timeout_s if timeout_s > 0 else None
+        deadlines.set_time_left(left_s)
+        async with asyncio.timeout(left_s):
             return 200, await rest.answer(request.method, path, body)
     except ServingError as error:
         return _HTTP_STATUS.get(error.code, 500), _dumps({"error": error.message})

@@ -13,6 +13,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from longtail.tfserving import message_class, service
+from serving.model_server import deadlines
 from serving.model_server.api import ModelApi
 from serving.model_server.errors import ServingError
 from serving.model_server.metrics import Metrics
@@ -77,6 +78,7 @@ def _handler(service_name: str, method: str, answer: Method) -> grpc.RpcMethodHa
     descriptor = service(service_name).methods_by_name[method]
 
     async def handle(request: Any, context: _Context) -> Any:
+        deadlines.set_time_left(context.time_remaining())
         try:
             return await answer(request)
         except ServingError as error:

@@ -18,6 +18,7 @@ from typing import Any
 import grpc
 import numpy as np
 
+from serving.model_server import deadlines
 from serving.model_server.errors import ServingError, StartError, invalid_argument
 from serving.model_server.lifecycle import Version
 from serving.model_server.servable import Servable
@@ -91,6 +92,10 @@ class Task:
     inputs: Mapping[str, Array]
     rows: int
     answer: asyncio.Future[Outputs]
+    deadline_s: float = field(default_factory=deadlines.current)
+
+    def is_over(self, now_s: float) -> bool:
+        return now_s >= self.deadline_s or self.answer.done()
 
 
 @dataclass(eq=False)
@@ -223,10 +228,15 @@ class SessionBatcher:
         return batch.rows > 0 and (is_full or now >= batch.since_s + self._options.timeout_s)
 
     async def _answer(self, tasks: list[Task]) -> None:
-        if all(task.answer.done() for task in tasks):  # every caller gave up; while one waits, all run
-            return
         loop = asyncio.get_running_loop()
+        now_s = time.monotonic()
         try:
+            if all(
+                task.is_over(now_s) for task in tasks
+            ):  # while one caller waits, all run: the latest deadline counts
+                raise ServingError(
+                    grpc.StatusCode.RESOURCE_EXHAUSTED, "Run() timeout exceeded while waiting in batching queue"
+                )
             with tasks[0].version.lease() as servable:
                 results = await loop.run_in_executor(self._executor, run_batch, servable, tasks, self._options)
         except Exception as error:

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from google.protobuf import text_format
 
-from serving.model_server import session_batching, text_config
+from serving.model_server import deadlines, session_batching, text_config
 from serving.model_server.errors import ServingError, StartError, invalid_argument
 from serving.model_server.lifecycle import State, Version
 from serving.model_server.session_batching import SessionBatcher, SessionBatchingOptions
@@ -27,20 +27,21 @@ TWO_INPUTS = signature(inputs=(slot("x"), slot("z")))
 
 
 @contextlib.asynccontextmanager
-async def batching(servable: FakeServable, **options: Any) -> AsyncIterator[Callable[[Call], asyncio.Task[Any]]]:
+async def batching(servable: FakeServable, **options: Any) -> AsyncIterator[Callable[..., asyncio.Task[Any]]]:
     """Sends calls to a batcher; each becomes a task whose result is y or the error."""
     with ThreadPoolExecutor(1) as executor:
         batcher = SessionBatcher(SessionBatchingOptions(workers=1, **options), executor)
         version = Version(1, Path("1"), state=State.AVAILABLE, servable=servable)
         work = asyncio.create_task(batcher.work())
 
-        async def ask(call: Call) -> Any:
+        async def ask(call: Call, left_s: float | None) -> Any:
+            deadlines.set_time_left(left_s)
             try:
                 return (await batcher.run(version, call))["y"].tolist()
             except ServingError as error:
                 return error.code, error.message
 
-        yield lambda call: asyncio.create_task(ask(call))
+        yield lambda call, left_s=None: asyncio.create_task(ask(call, left_s))
         work.cancel()
         await asyncio.gather(work, return_exceptions=True)
 
@@ -193,6 +194,32 @@ async def test_a_batch_runs_while_one_of_its_callers_waits() -> None:
         nobody.cancel()
         await until(lambda: len(servable.runs) == 2)
     assert servable.runs == [1, 2]
+
+
+async def test_the_latest_deadline_of_a_batch_counts() -> None:
+    servable = FakeServable()
+    servable.may_run.clear()
+    async with batching(servable) as ask:
+        busy = ask(call_of(servable, [0.0]))
+        await asyncio.to_thread(servable.has_started.wait, 20)
+        late = [ask(call_of(servable, [1.0]), left_s) for left_s in (0.001, 20)]
+        await asyncio.sleep(0.02)
+        servable.may_run.set()
+        assert [await task for task in (busy, *late)] == [[2.0], [2.5], [2.5]]
+
+
+async def test_a_batch_past_all_its_deadlines_is_not_run() -> None:
+    servable = FakeServable()
+    servable.may_run.clear()
+    async with batching(servable) as ask:
+        busy = ask(call_of(servable, [0.0]))
+        await asyncio.to_thread(servable.has_started.wait, 20)
+        late = ask(call_of(servable, [1.0]), 0.001)
+        await asyncio.sleep(0.02)
+        servable.may_run.set()
+        said = "Run() timeout exceeded while waiting in batching queue"
+        assert [await busy, await late] == [[2.0], (grpc.StatusCode.RESOURCE_EXHAUSTED, said)]
+    assert servable.runs == [1]
 
 
 def parsed(text: str) -> SessionBatchingOptions:
