@@ -13,4 +13,5 @@ bin=.venv/bin
 if command -v promtool >/dev/null; then
   promtool check config --syntax-only deploy/prometheus/prometheus.yml
   promtool check rules deploy/prometheus/alerts.yml
+  promtool test rules deploy/prometheus/alerts_test.yml
 fi
