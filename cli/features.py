@@ -65,14 +65,17 @@ def apply(context: typer.Context) -> None:
 @group.command()
 def materialize(
     context: typer.Context,
-    full: Annotated[bool, typer.Option("--full", help="Every user and item, however old. The default.")] = False,
+    full: Annotated[
+        bool, typer.Option("--full", help="From the first row, also when an earlier run was broken off.")
+    ] = False,
     since: Annotated[
         str | None, typer.Option(help="Only rows computed at this time or later, ISO, UTC without a zone.")
     ] = None,
 ) -> None:
     """Load the feature tables into the online store, and read the rows back.
 
-    A row that feedback has brought up to date since the build is kept.
+    Every user and item, however old. Of a row that feedback has brought up to date since the build, only the columns
+    that feedback does not know are written. A run that was broken off is gone on with.
 
     Example: `longtail features materialize`
     """
@@ -86,10 +89,18 @@ def materialize(
     moment = None if since is None else _moment("--since", since)
     store = open_store(settings.state, settings.features)
     with reporting() as report:
-        done = load(settings.state, store, since=moment, report=report)
+        done = load(
+            settings.state,
+            store,
+            since=moment,
+            full=full,
+            limits=settings.features.materialize,
+            report=report,
+        )
     for view in done:
         notes = f", {view.kept} newer kept" if view.kept else ""
         notes += f", {view.older} older than --since" if view.older else ""
+        notes += f"; the first {view.resumed_at} by the run that was broken off" if view.resumed_at else ""
         typer.echo(f"  {view.view}: {view.written} of {view.rows} rows written{notes}")
 
 

@@ -11,6 +11,7 @@ import fcntl
 import hashlib
 import json
 import os
+import tempfile
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -93,17 +94,34 @@ class EventLog:
                 break
         return events, position
 
-    def table(self, con: Backend) -> ibis.Table:
-        """Every event, one row per event_id (the earliest), with the columns of Event; `con` is DuckDB."""
+    @contextmanager
+    def frozen(self) -> Iterator[tuple[list[Path], Position]]:
+        """The segments as they are now, and their end: what is appended meanwhile is not in them."""
+        files = self._segment_files()
+        if not files:
+            yield [], START
+            return
+        number, last = files[-1]
+        with tempfile.TemporaryDirectory(prefix=".frozen-", dir=self._directory) as folder:
+            data = last.read_bytes()
+            whole = data.rfind(b"\n") + 1
+            copy = Path(folder) / last.name
+            copy.write_bytes(data[:whole])
+            yield [*(file for _, file in files[:-1]), copy], Position(number, whole)
+
+    def table(self, con: Backend, *, segments: Sequence[Path] | None = None) -> ibis.Table:
+        """Every event, one row per event_id (the earliest), with the columns of Event; `con` is DuckDB.
+
+        `segments` are those of `frozen`; all there are by default.
+        """
         import ibis
 
         tables = []
         if imports := self.import_files():
             tables.append(con.read_parquet([str(file) for file in imports])[list(COLUMNS)])
-        if segments := [str(file) for _, file in self._segment_files() if file.stat().st_size]:
-            # ignore_errors: the last line may be torn; such a line has no event_id and goes below
-            read = con.read_json(segments, columns=dict(COLUMNS), format="newline_delimited", ignore_errors=True)
-            tables.append(read.filter(read.event_id.notnull())[list(COLUMNS)])
+        files = self.segment_files() if segments is None else segments
+        if texts := [file for file in files if file.stat().st_size]:
+            tables.append(read_segments(con, texts))
         schema = {name: _IBIS_TYPES[kind] for name, kind in COLUMNS.items()}
         if not tables:
             return con.create_table(ibis.util.gen_name("no_events"), schema=ibis.schema(schema), temp=True)
@@ -190,6 +208,14 @@ class EventLog:
 
     def _segment_files(self) -> list[tuple[int, Path]]:
         return sorted((int(file.stem), file) for file in self._segments.glob("*.jsonl") if file.stem.isdecimal())
+
+
+def read_segments(con: Backend, files: Sequence[Path]) -> ibis.Table:
+    """The events of some segments, which are not empty."""
+    # ignore_errors: the last line may be torn; such a line has no event_id
+    texts = [str(file) for file in files]
+    read = con.read_json(texts, columns=dict(COLUMNS), format="newline_delimited", ignore_errors=True)
+    return read.filter(read.event_id.notnull())[list(COLUMNS)]
 
 
 class _ImportedIds:

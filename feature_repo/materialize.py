@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import datetime
-from typing import TYPE_CHECKING, Final
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Final
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from feature_repo.build import EVENT_TIMESTAMP, offline_file
-from feature_repo.contract import USER_BEHAVIOR, VIEWS, View
+from feature_repo.build import offline_file
+from feature_repo.contract import VIEWS, View
 from feature_repo.layout import StateDir
-from feature_repo.online import CHUNK_ROWS, Row, read_times, whole_second, write_lock, write_rows
+from feature_repo.loading import Loaded, LoadingRecord, chunks, load_chunks, one_at_a_time
+from feature_repo.online import EVENT_TIMESTAMP, online_of, unix_seconds
+from feature_repo.settings import MaterializeSettings
 from feature_repo.store import FeatureStoreError
 from feature_repo.tabular import Report, silent
 
@@ -25,13 +28,18 @@ COUNTED_ROWS: Final = 100_000  # rows read back per view; beyond it, that many s
 
 @dataclass(frozen=True, kw_only=True)
 class Materialized:
-    """What became of one view: `rows` = `written` + `kept` (a newer row was there) + `older` (than --since)."""
+    """What became of one view: `rows` = `written` + `kept` (a newer row was there) + `older` (than --since).
+
+    Of a kept row the columns that only a build changes were written all the same. `resumed_at` rows were loaded by an
+    earlier run that was broken off.
+    """
 
     view: str
     rows: int
     written: int
     kept: int
     older: int
+    resumed_at: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,22 +61,25 @@ class Freshness:
 
 
 def materialize(
-    state: StateDir, store: FeatureStore, *, since: datetime | None = None, report: Report = silent
+    state: StateDir,
+    store: FeatureStore,
+    *,
+    since: datetime | None = None,
+    full: bool = False,
+    limits: MaterializeSettings | None = None,
+    report: Report = silent,
 ) -> list[Materialized]:
     """Loads each view that was built; with `since`, only rows of that time or later.
 
-    Raises FeatureStoreError when the online store then lacks a row.
+    A run that was broken off is gone on with, unless `full`. Raises FeatureStoreError when the online store then lacks
+    a row, or while another run is at work.
     """
-    done = []
-    for view in VIEWS:
-        if not offline_file(state, view).exists():
-            continue
-        done.append(_load(state, store, view, since, report))
-        if since is None:
-            _assert_complete(check_view(state, store, view))
-    if not done:
+    job = _Job(state=state, store=store, since=since, limits=limits or MaterializeSettings(), report=report)
+    built = [view for view in VIEWS if offline_file(state, view).exists()]
+    if not built:
         raise FeatureStoreError(f"there is nothing to load in {state.features}; run `longtail features build`")
-    return done
+    with one_at_a_time(state):
+        return [job.materialize(view, full=full) for view in built]
 
 
 def check(state: StateDir, store: FeatureStore) -> list[Freshness]:
@@ -78,58 +89,100 @@ def check(state: StateDir, store: FeatureStore) -> list[Freshness]:
 
 def check_view(state: StateDir, store: FeatureStore, view: View) -> Freshness:
     """Reads back the online rows of the offline table's entities."""
-    if not offline_file(state, view).exists():
+    file = offline_file(state, view)
+    if not file.exists():
         return Freshness(view=view.name, offline_rows=None)
-    total, counted, missing, older = _row_count(state, view), 0, 0, 0
-    newest: datetime | None = None
-    oldest_online: datetime | None = None
-    step = max(1, total // COUNTED_ROWS)
-    for number, rows in enumerate(_chunks(state, view, [])):
-        newest = max([row.event_time for row in rows] + ([newest] if newest else []))
-        if number % step:
+    total = int(pq.read_metadata(file).num_rows)
+    online, counted, missing, older = online_of(store), 0, 0, 0
+    newest_s, oldest_s = 0, 0
+    for number, (_, batch) in enumerate(chunks(file, [view.entity, EVENT_TIMESTAMP])):
+        offline_s = unix_seconds(batch)
+        newest_s = max(newest_s, int(offline_s.max()))
+        if number % max(1, total // COUNTED_ROWS):
             continue
-        times = read_times(store, view, [row.entity_id for row in rows])
-        counted += len(rows)
-        missing += sum(time is None for time in times)
-        older += sum(time is not None and time < row.event_time for row, time in zip(rows, times, strict=True))
-        present = [time for time in times if time is not None] + ([oldest_online] if oldest_online else [])
-        oldest_online = min(present, default=None)
+        online_s = online.times(view, batch.column(view.entity).to_pylist())
+        is_there = online_s > 0
+        counted += len(online_s)
+        missing += int((~is_there).sum())
+        older += int((is_there & (online_s < offline_s)).sum())
+        oldest_s = min([*online_s[is_there].tolist(), *([oldest_s] if oldest_s else [])], default=0)
+    online.close()
     return Freshness(
         view=view.name,
         offline_rows=total,
         counted=counted,
         missing=missing,
         older=older,
-        newest=newest,
-        oldest_online=oldest_online,
+        newest=_moment(newest_s),
+        oldest_online=_moment(oldest_s),
     )
 
 
-def _load(state: StateDir, store: FeatureStore, view: View, since: datetime | None, report: Report) -> Materialized:
-    total, written, kept, older = _row_count(state, view), 0, 0, 0
-    times: list[datetime] = []
-    for rows in _chunks(state, view, list(view.feature_names())):
-        wanted = [row for row in rows if since is None or row.event_time >= since]
-        older += len(rows) - len(wanted)
-        with write_lock(store):
-            current = _without_newer(store, view, wanted)
-            if current:
-                write_rows(store, view, current)
-        written += len(current)
-        kept += len(wanted) - len(current)
-        times += [min(row.event_time for row in rows), max(row.event_time for row in rows)]
-        report(f"load {view.name}", (written + kept + older) / total)
-    if times and written:
-        store.registry.apply_materialization(store.get_feature_view(view.name), store.project, min(times), max(times))
-    return Materialized(view=view.name, rows=total, written=written, kept=kept, older=older)
+@dataclass(frozen=True, kw_only=True)
+class _Job:
+    """One materialization: what stays the same from view to view."""
+
+    state: StateDir
+    store: FeatureStore
+    since: datetime | None
+    limits: MaterializeSettings
+    report: Report
+
+    def materialize(self, view: View, *, full: bool) -> Materialized:
+        before = Loaded() if full else LoadingRecord(self.state, view, self.since).read()
+        done = self._load(view, before)
+        if self.since is None:
+            freshness = check_view(self.state, self.store, view)
+            if not freshness.agrees and before.done:  # the store lost what the run that was broken off had written
+                before = Loaded()
+                done = self._load(view, before)
+                freshness = check_view(self.state, self.store, view)
+            _assert_complete(freshness)
+        return Materialized(
+            view=view.name,
+            rows=done.done,
+            written=done.written,
+            kept=done.kept,
+            older=done.older,
+            resumed_at=before.done,
+        )
+
+    def _load(self, view: View, before: Loaded) -> Loaded:
+        file, record = offline_file(self.state, view), LoadingRecord(self.state, view, self.since)
+        total = max(1, int(pq.read_metadata(file).num_rows))
+        columns = [view.entity, EVENT_TIMESTAMP, *view.feature_names()]
+        source = _wanted(chunks(file, columns, skip_rows=before.done), self.since)
+        loaded = before
+        try:
+            for loaded in load_chunks(
+                view, source, before=before, connect=lambda: online_of(self.store), limits=self.limits
+            ):
+                record.write(loaded)
+                self.report(f"load {view.name}", loaded.done / total)
+        except FeatureStoreError as error:
+            raise FeatureStoreError(
+                f"{view.name}: {loaded.done} of {total} rows are loaded, then: {error}. "
+                "Run `longtail features materialize` again: it goes on from there"
+            ) from error
+        record.remove()
+        if loaded.written:
+            _register(self.store, view, loaded)
+        return loaded
 
 
-def _without_newer(store: FeatureStore, view: View, rows: Sequence[Row]) -> list[Row]:
-    """Leaves out rows that feedback has brought up to date since the build."""
-    if view is not USER_BEHAVIOR:
-        return list(rows)
-    times = read_times(store, view, [row.entity_id for row in rows])
-    return [row for row, time in zip(rows, times, strict=True) if time is None or time <= row.event_time]
+def _register(store: FeatureStore, view: View, loaded: Loaded) -> None:
+    """Tells Feast's registry which times are there."""
+    first, last = (datetime.fromtimestamp(unix_s, UTC) for unix_s in (loaded.oldest_unix_s, loaded.newest_unix_s))
+    store.registry.apply_materialization(store.get_feature_view(view.name), store.project, first, last)
+
+
+def _wanted(source: Iterator[tuple[int, Any]], since: datetime | None) -> Iterator[tuple[int, Any]]:
+    for rows, batch in source:
+        if since is None:
+            yield rows, batch
+        else:
+            least = pa.scalar(since, pa.timestamp("us", "UTC"))
+            yield rows, batch.filter(pc.greater_equal(batch.column(EVENT_TIMESTAMP), least))
 
 
 def _assert_complete(freshness: Freshness) -> None:
@@ -140,22 +193,5 @@ def _assert_complete(freshness: Freshness) -> None:
         )
 
 
-def _chunks(state: StateDir, view: View, names: list[str]) -> Iterator[list[Row]]:
-    with pq.ParquetFile(offline_file(state, view)) as file:
-        for batch in file.iter_batches(CHUNK_ROWS, columns=[view.entity, EVENT_TIMESTAMP, *names]):
-            yield [_row(view, values) for values in _pylist(batch)]
-
-
-def _row(view: View, values: dict[str, object]) -> Row:
-    entity_id, event_time = str(values.pop(view.entity)), values.pop(EVENT_TIMESTAMP)
-    assert isinstance(event_time, datetime)
-    return Row(entity_id=entity_id, event_time=whole_second(event_time), values=values)  # type: ignore[arg-type]
-
-
-def _pylist(batch: pa.RecordBatch) -> list[dict[str, object]]:
-    rows: list[dict[str, object]] = batch.to_pylist()
-    return rows
-
-
-def _row_count(state: StateDir, view: View) -> int:
-    return int(pq.read_metadata(offline_file(state, view)).num_rows)
+def _moment(unix_s: int) -> datetime | None:
+    return datetime.fromtimestamp(unix_s, UTC) if unix_s else None

@@ -1,42 +1,32 @@
-"""Rows of the online store, written and read past Feast's slow paths but in Feast's own format."""
+"""Rows of the online store, in Feast's own format and past Feast's slow paths: the port and its rows.
+
+A column belongs to the build or to the stream (`streamed`). Loading a build writes the build's columns always, and the
+stream's only where the row online is not newer; streaming writes the stream's alone. Each is one atomic step of the
+store per row, so that nobody reads half a row and neither undoes the other, also from several machines.
+"""
 
 from __future__ import annotations
 
-import fcntl
-import sqlite3
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
-import redis
-from feast.protos.feast.types import Value_pb2
-from feast.protos.feast.types.EntityKey_pb2 import EntityKey
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
 
-from feature_repo.contract import Dtype, FeatureValue, View
-from feature_repo.store import FeatureStoreError
+from feature_repo.contract import Dtype, Feature, FeatureValue, View
+from feature_repo.layout import StateDir
+from feature_repo.settings import FeatureSettings
+from feature_repo.value_bytes import ARROW_TYPES
 
 if TYPE_CHECKING:
     from feast import FeatureStore
 
-CHUNK_ROWS: Final = 500
+EVENT_TIMESTAMP: Final = "event_timestamp"
 
-_FIELDS: Final = {
-    Dtype.STRING: "string_val",
-    Dtype.INT64: "int64_val",
-    Dtype.FLOAT32: "float_val",
-    Dtype.BOOL: "bool_val",
-    Dtype.STRINGS: "string_list_val",
-    Dtype.INT64S: "int64_list_val",
-    Dtype.FLOAT32S: "float_list_val",
-}
-_LISTS: Final[dict[Dtype, Callable[..., Any]]] = {
-    Dtype.STRINGS: Value_pb2.StringList,
-    Dtype.INT64S: Value_pb2.Int64List,
-    Dtype.FLOAT32S: Value_pb2.FloatList,
-}
+Int64s = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,41 +38,70 @@ class Row:
     values: Mapping[str, FeatureValue]
 
 
-def write_rows(store: FeatureStore, view: View, rows: Sequence[Row]) -> None:
-    """Puts rows in place of what is there, whatever their times."""
-    data: list[tuple[Any, dict[str, Any], datetime, datetime | None]] = [
-        (
-            _entity_key(view, row.entity_id),
-            {feature.name: _to_proto(feature.dtype, row.values.get(feature.name)) for feature in view.features},
-            whole_second(row.event_time),
-            None,
-        )
-        for row in rows
-    ]
-    feast_view = store.get_feature_view(view.name, allow_registry_cache=True)
-    with _explained(view):
-        store.provider.online_write_batch(store.config, feast_view, data, None)
+class OnlineStore(Protocol):
+    """`batch` has the view's entity, `event_timestamp` and features as columns. All raise FeatureStoreError."""
+
+    def load(self, view: View, batch: pa.RecordBatch) -> int:
+        """Writes what a build gave; returns how many rows kept the newer values of the stream."""
+        ...
+
+    def stream(self, view: View, batch: pa.RecordBatch) -> None:
+        """Writes the streamed columns; a new row gets the contract's defaults in the others."""
+        ...
+
+    def read(self, view: View, entity_ids: Sequence[str]) -> list[Row | None]:
+        """The row of each entity, None where there is none."""
+        ...
+
+    def times(self, view: View, entity_ids: Sequence[str]) -> Int64s:
+        """Whole seconds since 1970 of each entity's row, 0 where there is none."""
+        ...
+
+    def erase(self, entity: str, entity_id: str) -> dict[str, int]:
+        """Removes the entity; the values removed, by view."""
+        ...
+
+    def close(self) -> None: ...
 
 
-def read_rows(store: FeatureStore, view: View, entity_ids: Sequence[str]) -> list[Row | None]:
-    """The row of each entity, None where there is none."""
-    names = list(view.feature_names())
-    found = _read(store, view, entity_ids, names)
-    return [
-        None
-        if moment is None or values is None
-        else Row(
-            entity_id=entity_id,
-            event_time=moment,
-            values={f.name: _from_proto(f.dtype, values.get(f.name)) for f in view.features},
-        )
-        for entity_id, (moment, values) in zip(entity_ids, found, strict=True)
-    ]
+def open_online(state: StateDir, settings: FeatureSettings) -> OnlineStore:
+    """The store that `longtail features apply` made. Opening it waits for nothing."""
+    from feature_repo.online_redis import RedisOnline
+    from feature_repo.online_sqlite import SqliteOnline
+
+    if settings.online_store == "redis":
+        return RedisOnline(settings.redis_url)
+    return SqliteOnline(state.feast / "online.db")
 
 
-def read_times(store: FeatureStore, view: View, entity_ids: Sequence[str]) -> list[datetime | None]:
-    """The event time of each entity's row, None where there is none."""
-    return [moment for moment, _ in _read(store, view, entity_ids, [view.features[0].name])]
+def online_of(store: FeatureStore) -> OnlineStore:
+    """The same from Feast's own configuration of an opened store."""
+    from feature_repo.online_redis import RedisOnline
+    from feature_repo.online_sqlite import SqliteOnline
+    from feature_repo.store import redis_url
+
+    if store.config.online_store.type == "redis":
+        return RedisOnline(redis_url(store.config.online_store.connection_string))
+    return SqliteOnline(store.repo_path / "online.db")
+
+
+def as_batch(view: View, rows: Sequence[Row], names: Sequence[str] | None = None) -> pa.RecordBatch:
+    """Rows as columns; `names` are the features to take, all by default."""
+    features = [feature for feature in view.features if names is None or feature.name in names]
+    times = [whole_second(row.event_time) for row in rows]
+    return pa.RecordBatch.from_pydict(
+        {
+            view.entity: pa.array([row.entity_id for row in rows], pa.string()),
+            EVENT_TIMESTAMP: pa.array(times, pa.timestamp("us", "UTC")),
+            **{f.name: pa.array([row.values.get(f.name) for row in rows], ARROW_TYPES[f.dtype]) for f in features},
+        }
+    )
+
+
+def unix_seconds(batch: pa.RecordBatch) -> Int64s:
+    """The event times of the rows."""
+    seconds: Int64s = np.asarray(batch.column(EVENT_TIMESTAMP).cast(pa.timestamp("us", "UTC")).cast(pa.int64()))
+    return seconds // 1_000_000
 
 
 def whole_second(moment: datetime) -> datetime:
@@ -90,52 +109,30 @@ def whole_second(moment: datetime) -> datetime:
     return moment.replace(microsecond=0)
 
 
-@contextmanager
-def write_lock(store: FeatureStore) -> Iterator[None]:
-    """Held while rows are read, changed and written: the follower and a materialization do not undo each other."""
-    with (Path(store.repo_path) / "online.lock").open("ab") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
+def filled(batch: pa.RecordBatch, built: Sequence[Feature]) -> pa.RecordBatch:
+    """With the contract's defaults as the columns that only a build knows."""
+    for feature in built:
+        dtype = ARROW_TYPES[feature.dtype]
+        cells = pa.array([feature.default], dtype).take(pa.array(np.zeros(batch.num_rows, np.int32)))
+        batch = batch.append_column(feature.name, cells)
+    return batch
 
 
-def _read(
-    store: FeatureStore, view: View, entity_ids: Sequence[str], names: list[str]
-) -> list[tuple[datetime | None, Mapping[str, Any] | None]]:
-    feast_view = store.get_feature_view(view.name, allow_registry_cache=True)
-    found: list[tuple[datetime | None, Mapping[str, Any] | None]] = []
-    with _explained(view):
-        for start in range(0, len(entity_ids), CHUNK_ROWS):
-            keys = [_entity_key(view, entity_id) for entity_id in entity_ids[start : start + CHUNK_ROWS]]
-            found += store.provider.online_read(store.config, feast_view, keys, list(names))
-    # Redis answers for an unknown entity with empty values of 1970, SQLite with none
-    return [(None, None) if moment is None or moment.timestamp() == 0 else (moment, row) for moment, row in found]
+def decoded_row(view: View, entity_id: str, unix_s: int, cells: Mapping[str, bytes | None]) -> Row:
+    """A row from serialized `Value`s by feature name."""
+    from feast.protos.feast.types.Value_pb2 import Value
+
+    return Row(
+        entity_id=entity_id,
+        event_time=datetime.fromtimestamp(unix_s, UTC),
+        values={f.name: _decoded(f.dtype, Value.FromString(cells.get(f.name) or b"")) for f in view.features},
+    )
 
 
-@contextmanager
-def _explained(view: View) -> Iterator[None]:
-    try:
-        yield
-    except (redis.RedisError, sqlite3.Error, OSError) as error:
-        raise FeatureStoreError(
-            f"the online store did not take or give {view.name}: {error}; is it running and was "
-            "`longtail features apply` run?"
-        ) from error
-
-
-def _entity_key(view: View, entity_id: str) -> Any:
-    return EntityKey(join_keys=[view.entity], entity_values=[Value_pb2.Value(string_val=entity_id)])
-
-
-def _to_proto(dtype: Dtype, value: FeatureValue) -> Any:
-    if value is None:
-        return Value_pb2.Value()
-    field: Any = {_FIELDS[dtype]: _LISTS[dtype](val=value) if dtype in _LISTS else value}
-    return Value_pb2.Value(**field)
-
-
-def _from_proto(dtype: Dtype, value: Any) -> FeatureValue:
-    if value is None or not value.HasField(_FIELDS[dtype]):
+def _decoded(dtype: Dtype, value: Any) -> FeatureValue:
+    kind = value.WhichOneof("val")
+    if kind is None:
         return None
-    found: Any = getattr(value, _FIELDS[dtype])
-    listed: FeatureValue = list(found.val) if dtype in _LISTS else found
-    return listed
+    found: Any = getattr(value, kind)
+    cell: FeatureValue = list(found.val) if dtype in (Dtype.STRINGS, Dtype.INT64S, Dtype.FLOAT32S) else found
+    return cell

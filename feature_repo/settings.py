@@ -43,6 +43,16 @@ class LifecycleSettings(BaseModel):
         return self
 
 
+class MaterializeSettings(BaseModel):
+    """How `longtail features materialize` loads the online store."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    rows_per_s: float = Field(0, ge=0, description="At most so many rows per second, to spare the store; 0: no limit.")
+    connections: int = Field(2, ge=1, le=32, description="Chunks of rows under way at a time.")
+    patience_s: float = Field(60, ge=0, description="How long a store that does not answer is tried again.")
+
+
 class FeatureSettings(BaseModel):
     """How events become features and where features are served from."""
 
@@ -60,6 +70,7 @@ class FeatureSettings(BaseModel):
         50, ge=2, le=500, description="A user's last so many items count for the co-occurrence of `item_neighbors`."
     )
     lifecycle: LifecycleSettings = LifecycleSettings()
+    materialize: MaterializeSettings = MaterializeSettings()
 
     @field_validator("event_weights")
     @classmethod

@@ -9,7 +9,7 @@ from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 from feature_repo.errors import LongtailError
 from feature_repo.layout import StateDir
@@ -73,7 +73,7 @@ def store_config(settings: FeatureSettings) -> dict[str, object]:
     online: dict[str, object] = {"type": "sqlite", "path": "online.db"}
     if settings.online_store == "redis":
         # no key_ttl_seconds: it would expire dormant users. skip_dedup: a row written twice within the clock's
-        # step must not be lost; `online.write_rows` itself keeps a newer row.
+        # step must not be lost; `OnlineStore.load` itself keeps a newer row.
         online = {
             "type": "redis",
             "connection_string": redis_connection_string(settings.redis_url),
@@ -114,6 +114,15 @@ def redis_connection_string(url: str) -> str:
                 raise FeatureStoreError(f"the {name} in redis_url has a comma, which Feast cannot take")
             options[name] = unquote(value)
     return ",".join([f"{parts.hostname}:{port}", *(f"{name}={value}" for name, value in options.items())])
+
+
+def redis_url(connection_string: str) -> str:
+    """`redis_connection_string`, backwards."""
+    address, *options = connection_string.split(",")
+    named = dict(option.split("=", 1) for option in options)
+    user, password = (quote(named.get(name, ""), safe="") for name in ("username", "password"))
+    login = f"{user}:{password}@" if user or password else ""
+    return f"redis{'s' if 'ssl' in named else ''}://{login}{address}/{named.get('db', '0')}"
 
 
 def _without_password(url: str) -> str:

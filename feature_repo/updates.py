@@ -1,163 +1,163 @@
-"""Feedback → the online `user_behavior`, so that the next request knows what the user just did.
+"""Feedback → the online store, so that the next request knows what the user just did.
 
-What arrives twice changes nothing the second time, and the order of arrival does not matter: a row is a function of
-the set of engagements in it. So the follower may read an event again after a crash.
+The worker reads the event log, remembers what it must (`stream_state`) and writes the streamed columns of the rows that
+changed. An event counts once however often it is delivered, in any order; a row that the store did not take waits.
 """
 
 from __future__ import annotations
 
-import json
+import fcntl
 import logging
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import IO, TYPE_CHECKING, Final
 
-from feature_repo.contract import HISTORY_LENGTH, USER_BEHAVIOR, FeatureValue
+from feature_repo.contract import ITEM_STATS, USER_ACTIVITY, USER_BEHAVIOR, USER_CONTACTS
 from feature_repo.errors import LongtailError
-from feature_repo.event_log import START, EventLog, Position
-from feature_repo.events import EPOCH, Event
+from feature_repo.event_log import EventLog, Position
+from feature_repo.layout import StateDir
 from feature_repo.settings import FeatureSettings
+from feature_repo.stream_state import StreamState, made_from
+from feature_repo.streamed import STREAMED
 
 if TYPE_CHECKING:
-    from feast import FeatureStore
+    from feature_repo.online import OnlineStore
 
-    from feature_repo.online import Row
-
-POLL_S: Final = 0.1
+POLL_S: Final = 0.005
 RETRY_S: Final = 1.0
-BATCH_EVENTS: Final = 1000
-DAY_S: Final = 86_400.0
+BATCH_EVENTS: Final = 500
 
 _log = logging.getLogger(__name__)
 
-_Entry = tuple[int, str, str]  # unix_s, item_id, event_type
+
+def open_worker(state: StateDir, settings: FeatureSettings) -> FeedbackWorker:
+    """The worker of this installation."""
+    from feature_repo.online import open_online
+
+    return FeedbackWorker(state, settings, open_online(state, settings))
 
 
-def with_events(
-    row: Mapping[str, FeatureValue], events: Sequence[Event], settings: FeatureSettings, *, as_of: datetime
-) -> dict[str, FeatureValue]:
-    """The user's `user_behavior` row after `events`, at `as_of`; `row` is empty for a user without one.
+class FeedbackWorker:
+    """One works at a time per state directory; others stand by and take over when it ends."""
 
-    History and counts are what the build gives for the same events, as long as the row's history held them.
-    Category affinities stay the row's until the next build.
-    """
-    engaged = {_entry(event) for event in events if settings.weight(event.event_type) > 0}
-    entries = sorted(engaged | set(_entries(row)), key=lambda entry: (-entry[0], entry[1], entry[2]))[:HISTORY_LENGTH]
-    types = sorted({event_type for _, _, event_type in entries})
-    return {
-        **USER_BEHAVIOR.defaults(),
-        **row,
-        "history_item_ids": [item_id for _, item_id, _ in entries],
-        "history_event_types": [event_type for _, _, event_type in entries],
-        "history_unix_s": [unix_s for unix_s, _, _ in entries],
-        "count_event_types": types,
-        **{f"counts_{days}d": _counts(entries, types, as_of, days) for days in (1, 7, 30)},
-    }
-
-
-class UserBehaviorWriter:
-    """Brings rows of the online store up to date. `store` is the process's one FeatureStore."""
-
-    def __init__(self, store: FeatureStore, settings: FeatureSettings) -> None:
-        self._store = store
+    def __init__(self, state: StateDir, settings: FeatureSettings, online: OnlineStore) -> None:
+        self._directory = state
         self._settings = settings
-
-    def write(self, events: Sequence[Event], *, now: datetime) -> int:
-        """Applies the events to their users' rows and returns how many rows changed. Raises FeatureStoreError."""
-        from feature_repo.online import read_rows, write_lock, write_rows
-
-        by_user: dict[str, list[Event]] = {}
-        for event in events:
-            if self._settings.weight(event.event_type) > 0:
-                by_user.setdefault(event.user_id, []).append(event)
-        if not by_user:
-            return 0
-        with write_lock(self._store):
-            current = read_rows(self._store, USER_BEHAVIOR, list(by_user))
-            changed = [
-                changed
-                for row, (user_id, theirs) in zip(current, by_user.items(), strict=True)
-                if (changed := self._changed(row, user_id, theirs, now)) is not None
-            ]
-            if changed:
-                write_rows(self._store, USER_BEHAVIOR, changed)
-        return len(changed)
-
-    def _changed(self, row: Row | None, user_id: str, events: Sequence[Event], now: datetime) -> Row | None:
-        from feature_repo.online import Row
-
-        before: Mapping[str, FeatureValue] = {} if row is None else row.values
-        # the next whole second: later than any build that did not see these events
-        as_of = now.replace(microsecond=0) + timedelta(seconds=1)
-        as_of = as_of if row is None else max(as_of, row.event_time)
-        values = with_events(before, events, self._settings, as_of=as_of)
-        if _entries(values) == _entries(before):
-            return None
-        return Row(entity_id=user_id, event_time=as_of, values=values)
-
-
-class FeedbackFollower:
-    """Follows the event log and applies what it reads; the place is kept on disk.
-
-    Run one per online store. After a crash it reads the last events again, which changes nothing.
-    """
-
-    def __init__(self, log: EventLog, writer: UserBehaviorWriter, cursor_file: Path) -> None:
-        self._log = log
-        self._writer = writer
-        self._cursor_file = cursor_file
-        self._position = _read_cursor(cursor_file)
+        self._online = online
+        self._events = EventLog(state.events)
+        self._state = StreamState(state.feast / "stream-state.db")
+        self._lead = _Lead(state.feast / "feedback-worker.lock")
+        self._has_pending = True
 
     def step(self, *, now: datetime) -> int:
-        """Applies the next events and returns how many it read; 0 means that it is up to date."""
-        events, position = self._log.read_after(self._position, limit=BATCH_EVENTS)
-        if position == self._position:
+        """Applies the next events and returns how many it read; 0 means that it is up to date, or stands by."""
+        if not self._lead.taken():
             return 0
-        self._writer.write(events, now=now)
-        self._position = position
-        _write_cursor(self._cursor_file, position)
-        return len(events)
+        origin = made_from(self._events.import_files(), self._settings)
+        position = self._state.position(origin) or self._seed(origin)
+        if self._has_pending:  # what a broken step left
+            self._write_pending(now)
+        events, after = self._events.read_after(position, limit=BATCH_EVENTS)
+        if after == position:
+            return 0
+        self._has_pending = True
+        self._state.apply(events, after, self._settings)
+        self._write_pending(now)
+        return max(1, len(events))
 
-    def run(self, stop: threading.Event) -> None:
-        """Steps until `stop` is set. While the store does not answer it tries again; nothing is skipped."""
+    def run(self, stop: threading.Event, *, on_applied: Callable[[int], None] = lambda _count: None) -> None:
+        """Steps until `stop` is set. While a store does not answer it tries again; nothing is skipped."""
         while not stop.is_set():
             try:
-                if self.step(now=datetime.now(UTC)) == 0:
-                    stop.wait(POLL_S)
+                applied = self.step(now=datetime.now(UTC))
             except (LongtailError, OSError) as error:
-                _log.warning("feedback waits for the online store: %s", error)
+                _log.warning("feedback waits: %s", error)
                 stop.wait(RETRY_S)
+                continue
+            on_applied(applied)
+            if applied == 0:
+                stop.wait(POLL_S)
+
+    def close(self) -> None:
+        """Lets another worker take over."""
+        self._state.close()
+        self._online.close()
+        self._lead.release()
+
+    def _seed(self, origin: str) -> Position:
+        from feature_repo.stream_seed import seeded
+
+        _log.info("reading the whole event log once, for it is new or its imports changed")
+        with seeded(self._directory, self._settings) as seed:
+            self._state.replace(origin, seed)
+            self._has_pending = True
+            return seed.position
+
+    def _write_pending(self, now: datetime) -> None:
+        # the next whole second: later than any build that did not see these events
+        as_of = now.replace(microsecond=0) + timedelta(seconds=1)
+        while user_ids := self._state.pending("user_id", BATCH_EVENTS):
+            self._write_users(user_ids, as_of)
+            self._state.written("user_id", user_ids)
+        while item_ids := self._state.pending("item_id", BATCH_EVENTS):
+            self._write_items(item_ids, as_of)
+            self._state.written("item_id", item_ids)
+        self._has_pending = False
+
+    def _write_users(self, user_ids: Sequence[str], as_of: datetime) -> None:
+        from feature_repo.online import Row, as_batch
+
+        users, as_of_s = self._state.users(user_ids), int(as_of.timestamp())
+        behaviors, activities, contacts = [], [], []
+        for user_id, user in users.items():
+            behaviors.append(Row(entity_id=user_id, event_time=as_of, values=user.behavior(as_of_s)))
+            activity = user.activity(as_of_s, self._settings)
+            activities.append(Row(entity_id=user_id, event_time=as_of, values=activity))
+            contacts.append(Row(entity_id=user_id, event_time=as_of, values=user.contact(as_of_s)))
+        for view, rows in ((USER_BEHAVIOR, behaviors), (USER_ACTIVITY, activities), (USER_CONTACTS, contacts)):
+            self._online.stream(view, as_batch(view, rows, STREAMED[view.name]))
+
+    def _write_items(self, item_ids: Sequence[str], as_of: datetime) -> None:
+        from feature_repo.online import Row, as_batch
+
+        rows = [
+            Row(
+                entity_id=item.item_id,
+                event_time=as_of,
+                values={
+                    "exposures": item.exposures,
+                    "engagements": item.engagements,
+                    "first_seen_unix_s": item.first_seen_unix_s,
+                },
+            )
+            for item in self._state.items(item_ids)
+        ]
+        self._online.stream(ITEM_STATS, as_batch(ITEM_STATS, rows, STREAMED[ITEM_STATS.name]))
 
 
-def _entry(event: Event) -> _Entry:
-    return (event.event_time - EPOCH) // timedelta(seconds=1), event.item_id, event.event_type
+class _Lead:
+    """A file lock that is tried, never waited for."""
 
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self._held: IO[bytes] | None = None
 
-def _entries(row: Mapping[str, FeatureValue]) -> list[_Entry]:
-    columns: list[Any] = [row.get(name) or [] for name in ("history_unix_s", "history_item_ids", "history_event_types")]
-    return list(zip(*columns, strict=True))
+    def taken(self) -> bool:
+        if self._held is not None:
+            return True
+        self._file.parent.mkdir(parents=True, exist_ok=True)
+        held = self._file.open("ab")
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            held.close()
+            return False
+        self._held = held
+        return True
 
-
-def _counts(entries: Sequence[_Entry], types: Sequence[str], as_of: datetime, days: int) -> list[int]:
-    now_unix_s = as_of.timestamp()
-    recent = [event_type for unix_s, _, event_type in entries if now_unix_s - unix_s <= days * DAY_S]
-    return [recent.count(event_type) for event_type in types]
-
-
-def _read_cursor(file: Path) -> Position:
-    try:
-        segment, offset = json.loads(file.read_text())
-        return Position(int(segment), int(offset))
-    except FileNotFoundError:
-        return START
-    except (ValueError, TypeError):
-        _log.warning("%s is damaged; the follower starts from the first event, which is safe", file)
-        return START
-
-
-def _write_cursor(file: Path, position: Position) -> None:
-    unfinished = file.with_name(f".{file.name}.unfinished")
-    unfinished.write_text(json.dumps(position))
-    unfinished.replace(file)
+    def release(self) -> None:
+        if self._held is not None:
+            self._held.close()
+        self._held = None

@@ -34,7 +34,7 @@ def user_history(events: ibis.Table, spine: ibis.Table, settings: FeatureSetting
     """(user_id, as_of) → history_item_ids, history_event_types, history_unix_s: the last engagements, newest first.
 
     The same user, item, type and second is one engagement. Within a second the order is that of item_id, then type,
-    so that a row can be brought up to date from itself (`updates.with_events`).
+    so that the order of arrival does not matter (`user_state`).
     """
     recent = _recent(events, spine, settings)
     rows = lists(

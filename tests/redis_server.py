@@ -31,9 +31,9 @@ def redis_server(directory: Path) -> Iterator[str]:
 
 
 @contextmanager
-def redis_process(directory: Path) -> Iterator[RedisServer]:
-    """The same with the process, for tests that break it."""
-    port = _free_port()
+def redis_process(directory: Path, port: int = 0) -> Iterator[RedisServer]:
+    """The same with the process, for tests that break it, and on a port they had before."""
+    port = port or _free_port()
     arguments = ("--bind", "127.0.0.1", "--port", str(port), "--save", "", "--appendonly", "no")
     process = subprocess.Popen([REDIS_SERVER_PATH, *arguments, "--dir", str(directory)], stdout=subprocess.DEVNULL)
     try:

@@ -17,7 +17,7 @@ from feature_repo.event_log import EventLog
 from feature_repo.layout import StateDir
 from feature_repo.settings import FeatureSettings
 from feature_repo.store import open_store
-from feature_repo.updates import FeedbackFollower, UserBehaviorWriter
+from feature_repo.updates import open_worker
 from serving.gateway import tracing
 from serving.gateway.access.gate import Gate, open_gate
 from serving.gateway.access.tls import is_loopback
@@ -84,7 +84,6 @@ async def serve(
             settings,
             features=features,
             state=state,
-            events=events,
             telemetry=telemetry,
             chores=chores,
             stack=stack,
@@ -190,7 +189,6 @@ def _follow(
     *,
     features: FeatureSettings,
     state: StateDir,
-    events: EventLog,
     telemetry: Telemetry,
     chores: list[Chore],
     stack: AsyncExitStack,
@@ -201,9 +199,9 @@ def _follow(
     """
     if not settings.follow_feedback:
         return lambda: None
-    writer = UserBehaviorWriter(open_store(state, features), features)
-    follower = FeedbackFollower(events, writer, state.feast / "feedback-cursor.json")
-    following = Following(follower, poll_s=settings.follow_poll_ms / 1000, telemetry=telemetry)
+    worker = open_worker(state, features)
+    following = Following(worker, poll_s=settings.follow_poll_ms / 1000, telemetry=telemetry)
+    stack.callback(worker.close)
     stack.callback(following.close)
     chores.append(Chore(name="feedback", every_s=0, do=following.catch_up))
     return following.wake

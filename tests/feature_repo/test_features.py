@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import threading
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -23,11 +22,12 @@ from feature_repo.event_log import EventLog
 from feature_repo.events import Event
 from feature_repo.layout import StateDir
 from feature_repo.materialize import check, materialize
-from feature_repo.online import read_rows
+from feature_repo.online import online_of
+from feature_repo.online_sqlite import SqliteOnline
 from feature_repo.settings import FeatureSettings
 from feature_repo.store import FeatureStoreError, apply, open_store, redis_connection_string, store_config
 from feature_repo.tabular import DataError
-from feature_repo.updates import FeedbackFollower, UserBehaviorWriter
+from feature_repo.updates import FeedbackWorker, open_worker
 from tests.feature_repo.conftest import Installation
 from tests.feature_repo.world import NOW, event
 
@@ -98,7 +98,7 @@ def test_a_table_computed_in_1998_is_loaded_and_does_not_expire(installation: In
 def test_an_unknown_user_reads_as_missing_and_not_as_an_error(installation: Installation) -> None:
     store = set_up(installation)
     assert sdk_user(installation.state, ["nobody"])["state"] == [None]
-    assert read_rows(store, contract.USER_ACTIVITY, ["nobody"]) == [None]
+    assert online_of(store).read(contract.USER_ACTIVITY, ["nobody"]) == [None]
 
 
 def test_check_agrees_after_materializing_and_tells_what_is_missing_or_older(installation: Installation) -> None:
@@ -137,85 +137,111 @@ def test_user_weights_are_loaded_once_they_are_published(installation: Installat
     assert found["model_version"] == [20260301120000, None]
 
 
-def follower(installation: Installation, store: FeatureStore) -> FeedbackFollower:
-    writer = UserBehaviorWriter(store, installation.settings)
-    return FeedbackFollower(EventLog(installation.state.events), writer, installation.state.feast / "cursor.json")
-
-
-def drain(following: FeedbackFollower, now: datetime) -> int:
-    total = 0
-    while count := following.step(now=now):
+def drain(installation: Installation, now: datetime) -> int:
+    """What a worker that is started anew applies."""
+    worker, total = open_worker(installation.state, installation.settings), 0
+    while count := worker.step(now=now):
         total += count
+    worker.close()
     return total
 
 
-def test_feedback_changes_the_online_row_once_and_survives_a_restart(installation: Installation) -> None:
-    store = set_up(installation)
+def test_feedback_changes_the_online_rows_once_and_survives_a_restart(installation: Installation) -> None:
+    set_up(installation)
     now = NOW + timedelta(minutes=5)
-    drain(follower(installation, store), now)
+    drain(installation, now)
     click = event("click", item_id="i7", event_type="click", event_time=now)
-    EventLog(installation.state.events).append([click, event("hello", user_id="stranger", event_time=now)])
-    assert drain(follower(installation, store), now) == 2
-    assert drain(follower(installation, store), now) == 0
+    contact = event("push", item_id="", event_type="contact", surface="push", event_time=now)
+    stranger = event("hello", user_id="stranger", event_time=now)
+    EventLog(installation.state.events).append([click, contact, stranger])
+    assert drain(installation, now) == 3
+    assert drain(installation, now) == 0
     found = sdk_user(installation.state, ["u1", "stranger"])
     assert found["history_item_ids"] == [["i7", "i2"], ["i1"]]
     assert found["counts_1d"][0] == [1, 0]
     assert found["counts_7d"][0] == [1, 1]
     assert found["affinity_categories"] == [[], []]
+    assert found["events"] == [2, 1]
+    assert found["channels"] == [["push"], []]
+    assert found["p_alive"][1] is None
+    items = FeatureStore(repo_path=str(installation.state.feast))
+    rows = items.get_online_features(items.get_feature_service(ITEM_SERVICE), [{"item_id": "i7"}]).to_dict()
+    assert (rows["engagements"], rows["title"]) == ([1], [""])
 
 
 def test_events_in_one_second_are_all_kept(installation: Installation) -> None:
-    store = set_up(installation)
-    following = follower(installation, store)
+    set_up(installation)
     for number in range(3):
         EventLog(installation.state.events).append([event(f"e{number}", item_id=f"n{number}", event_time=NOW)])
-        drain(following, NOW + timedelta(milliseconds=number))
+        drain(installation, NOW + timedelta(milliseconds=number))
     assert set(sdk_user(installation.state, ["u1"])["history_item_ids"][0]) == {"i2", "n0", "n1", "n2"}
 
 
-def test_materializing_an_older_table_does_not_undo_feedback(installation: Installation) -> None:
+def test_materializing_an_older_table_undoes_no_feedback_and_brings_what_only_a_build_knows(
+    installation: Installation,
+) -> None:
     store = set_up(installation)
     EventLog(installation.state.events).append([event("click", item_id="i7", event_time=NOW)])
-    drain(follower(installation, store), NOW)
-    (behavior, *_) = materialize(installation.state, store)
-    assert (behavior.written, behavior.kept) == (1 + 1, 1)
-    assert sdk_user(installation.state, ["u1"])["history_item_ids"] == [["i7", "i2"]]
+    drain(installation, NOW)
+    table = pq.read_table(offline_file(installation.state, contract.USER_ACTIVITY))
+    place = table.schema.get_field_index("p_alive")
+    column = pa.array([0.25] * table.num_rows, pa.float32())
+    pq.write_table(table.set_column(place, "p_alive", column), offline_file(installation.state, contract.USER_ACTIVITY))
+    done = {view.view: (view.written, view.kept) for view in materialize(installation.state, store)}
+    assert done["user_activity"] == (0, 3)
+    found = sdk_user(installation.state, ["u1"])
+    assert (found["history_item_ids"], found["events"], found["p_alive"]) == ([["i7", "i2"]], [2], [0.25])
     build(installation.state, installation.settings, as_of=NOW + timedelta(hours=1))
-    (behavior, *_) = materialize(installation.state, store)
-    assert behavior.kept == 0
+    assert {view.kept for view in materialize(installation.state, store)} == {0}
     assert sdk_user(installation.state, ["u1"])["history_item_ids"] == [["i7", "i2"]]
 
 
-def test_a_crash_after_the_write_and_before_the_cursor_changes_nothing(installation: Installation) -> None:
-    store = set_up(installation)
-    drain(follower(installation, store), NOW + timedelta(minutes=1))
+@pytest.mark.parametrize("damage", ["torn", "gone"])
+def test_a_worker_without_its_memory_makes_it_again_from_the_log(installation: Installation, damage: str) -> None:
+    set_up(installation)
+    now = NOW + timedelta(minutes=1)
+    drain(installation, now)
     before = sdk_user(installation.state, ["u1", "dormant"])
-    (installation.state.feast / "cursor.json").write_text("{torn")
-    assert drain(follower(installation, store), NOW + timedelta(minutes=2)) == 3
+    memory = installation.state.feast / "stream-state.db"
+    memory.unlink() if damage == "gone" else memory.write_bytes(b"torn" * 2000)
+    drain(installation, now)
     assert sdk_user(installation.state, ["u1", "dormant"]) == before
 
 
-def test_the_follower_waits_for_a_store_that_does_not_answer_and_skips_nothing(tmp_path: Path) -> None:
-    class Flaky(UserBehaviorWriter):
-        failures = 1
-        seen: list[str] = []  # noqa: RUF012
+def test_the_worker_waits_for_a_store_that_does_not_answer_and_skips_nothing(tmp_path: Path) -> None:
+    class Flaky(SqliteOnline):
+        failures = 2
 
-        def __init__(self) -> None:
-            pass
-
-        def write(self, events: Sequence[Event], *, now: datetime) -> int:
+        def stream(self, view: contract.View, batch: Any) -> None:
             if self.failures:
                 self.failures -= 1
                 raise FeatureStoreError("away")
-            self.seen += [e.event_id for e in events]
-            stop.set()
-            return len(events)
+            super().stream(view, batch)
 
-    stop, writer = threading.Event(), Flaky()
-    log = EventLog(tmp_path / "events")
-    log.append([event("a"), event("b")])
-    FeedbackFollower(log, writer, tmp_path / "cursor.json").run(stop)
-    assert writer.seen == ["a", "b"]
+    state, settings = StateDir(tmp_path), FeatureSettings()
+    apply(state, settings)
+    worker = FeedbackWorker(state, settings, Flaky(state.feast / "online.db"))
+    worker.step(now=NOW)
+    EventLog(state.events).append([event("a"), event("b", item_id="i2")])
+    for _ in range(2):
+        with pytest.raises(FeatureStoreError):
+            worker.step(now=NOW)
+    assert worker.step(now=NOW) == 0
+    assert sdk_user(state, ["u1"])["events"] == [2]
+    worker.close()
+
+
+def test_of_two_workers_one_stands_by_until_the_other_ends(tmp_path: Path) -> None:
+    state, settings = StateDir(tmp_path), FeatureSettings()
+    apply(state, settings)
+    first, second = open_worker(state, settings), open_worker(state, settings)
+    first.step(now=NOW)
+    EventLog(state.events).append([event()])
+    assert (second.step(now=NOW), first.step(now=NOW)) == (0, 1)
+    EventLog(state.events).append([event("e2")])
+    first.close()
+    assert second.step(now=NOW) == 1
+    second.close()
 
 
 def test_nothing_is_set_to_expire_in_redis(tmp_path: Path, redis_url: str) -> None:

@@ -18,7 +18,6 @@ from feature_repo.contract import HISTORY_LENGTH
 from feature_repo.events import Event
 from feature_repo.lifecycle import DAY_S, state_at
 from feature_repo.settings import FeatureSettings, LifecycleSettings
-from feature_repo.updates import with_events
 from tests.feature_repo.world import NOW, event, logs
 
 CON = ibis.duckdb.connect()
@@ -175,24 +174,6 @@ def test_events_at_or_after_the_moment_change_nothing(log: list[Event], cut: flo
         return behaviors + activities + items
 
     assert computed(log) == computed(before)
-
-
-@settings(max_examples=25, deadline=None)
-@given(log=logs(users=1, max_size=80), random=st.randoms(use_true_random=False))
-def test_streaming_in_any_order_and_twice_gives_the_history_and_counts_of_a_rebuild(
-    log: list[Event], random: Any
-) -> None:
-    arrivals = log + random.sample(log, len(log) // 2)
-    random.shuffle(arrivals)
-    row: dict[str, Any] = {}
-    while arrivals:
-        size = random.randint(1, 10)
-        row = with_events(row, arrivals[:size], SETTINGS, as_of=SOON)
-        arrivals = arrivals[size:]
-    rebuilt = behavior(log, as_of=SOON)
-    streamed = with_events(row, [], SETTINGS, as_of=SOON)
-    names = [name for name in streamed if not name.startswith("affinity")]
-    assert {name: streamed[name] for name in names} == {name: rebuilt[name] for name in names}
 
 
 @settings(max_examples=40, deadline=None)

@@ -64,7 +64,7 @@ def feast_subject(state: StateDir, settings: FeatureSettings, break_store: Calla
 
     def write(view: View, user_id: str, values: Mapping[str, FeatureValue]) -> None:
         row = online.Row(entity_id=user_id, event_time=datetime.fromtimestamp(EVENT_S, UTC), values=values)
-        online.write_rows(opened, view, [row])
+        online.online_of(opened).load(view, online.as_batch(view, [row]))
 
     return Subject(reader=FeastFeatures(opened), write=write, break_store=break_store)
 

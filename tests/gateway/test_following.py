@@ -13,7 +13,7 @@ from feature_repo.event_log import EventLog
 from feature_repo.events import Event
 from feature_repo.layout import StateDir
 from feature_repo.settings import FeatureSettings
-from feature_repo.updates import FeedbackFollower, UserBehaviorWriter
+from feature_repo.updates import open_worker
 from serving.gateway.background import Chore
 from serving.gateway.domain import Row, UserId
 from serving.gateway.feast_features import FeastFeatures
@@ -58,9 +58,9 @@ async def test_a_recorded_event_is_read_back_from_the_online_store(tmp_path: Pat
     state, settings, telemetry = StateDir(tmp_path), FeatureSettings(), Telemetry()
     store.apply(state, settings)
     log = EventLog(state.events)
-    writer = UserBehaviorWriter(store.open_store(state, settings), settings)
-    follower = FeedbackFollower(log, writer, tmp_path / "cursor.json")
-    following = Following(follower, poll_s=60, telemetry=telemetry)
+    worker = open_worker(state, settings)
+    worker.step(now=datetime.now(UTC))  # it has read the log once
+    following = Following(worker, poll_s=60, telemetry=telemetry)
     feedback = Feedback(log, telemetry, on_recorded=following.wake)
     reader = FeastFeatures(store.open_store(state, settings))
     task = asyncio.create_task(Chore(name="feedback", every_s=0, do=following.catch_up).run())
