@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Self
@@ -62,6 +62,14 @@ class Client:
         )
         response: pb.RankItemsResponse = self._ask(self._activation.RankItems, request)
         return response
+
+    def rank_many(self, user_ids: Iterable[str], *, limit: int = 10) -> Iterator[pb.RankItemsResponse]:
+        """One answer per user, in order, over one stream; `error` is set where a user could not be ranked."""
+        requests = (pb.RankItemsRequest(user_id=user_id, limit=limit, surface="command_line") for user_id in user_ids)
+        try:
+            yield from self._activation.BatchRankItems(requests)
+        except grpc.RpcError as error:
+            raise ClientError(self._explain(error)) from error
 
     def record(
         self, user_id: str, *, item: str, event_type: str, time: datetime | None = None, value: float | None = None

@@ -97,7 +97,7 @@ class Boundary(grpc.aio.ServerInterceptor):
                 async def requests() -> AsyncIterator[Any]:
                     async for data in received:
                         await self._gate.wait(caller)  # not reading on is what slows the sender
-                        yield parse(data)
+                        yield _parsed(parse, data)
 
                 async for response in answer(requests(), context):
                     yield response
@@ -160,6 +160,14 @@ def _parser(parse: Callable[[bytes], Any] | None) -> Parse:
             raise UnreadableRequestError(f"the request cannot be parsed: {error}; strings must be UTF-8") from error
 
     return tolerant
+
+
+def _parsed(parse: Parse, data: bytes) -> Any:
+    """The element, or what is wrong with it: an element that cannot be read does not end its stream."""
+    try:
+        return parse(data)
+    except UnreadableRequestError as error:
+        return error
 
 
 async def _abort(context: Context, refusal: RefusalError) -> None:

@@ -39,7 +39,8 @@ class _Trip(Generic[Question, Answer]):
 class Coalescer(Generic[Question, Answer]):
     """`ask` answers questions in their order; an exception among the answers is for that question alone.
 
-    At most `trips` at a time, each of at most `most` questions.
+    At most `trips` at a time, each of at most `most` questions. Low ones board last, and only a trip that leaves
+    another free for the others; `most_low` of them at most, so that the trip is soon back.
     """
 
     def __init__(
@@ -48,19 +49,22 @@ class Coalescer(Generic[Question, Answer]):
         *,
         most: int,
         trips: int,
+        most_low: int | None = None,
     ) -> None:
         self._ask = ask
         self._most = most
+        self._most_low = most if most_low is None else most_low
         self._trips = trips
         self._waiting: deque[_Passenger[Question, Answer]] = deque()
+        self._low_waiting: deque[_Passenger[Question, Answer]] = deque()
         self._under_way = 0
         self._is_called = False
 
-    async def get(self, question: Question) -> Answer:
+    async def get(self, question: Question, *, is_low: bool = False) -> Answer:
         """Raises what `ask` raises, or the exception that is this question's answer."""
         loop = asyncio.get_running_loop()
         passenger: _Passenger[Question, Answer] = _Passenger(question, loop.create_future())
-        self._waiting.append(passenger)
+        (self._low_waiting if is_low else self._waiting).append(passenger)
         if not self._is_called and self._under_way < self._trips:
             self._is_called = True
             loop.call_soon(self._depart)
@@ -82,13 +86,11 @@ class Coalescer(Generic[Question, Answer]):
             trip.task = asyncio.get_running_loop().create_task(self._travel(passengers), context=passengers[0].context)
 
     def _board(self) -> list[_Passenger[Question, Answer]]:
-        """The oldest, without those who gave up."""
-        passengers: list[_Passenger[Question, Answer]] = []
-        while self._waiting and len(passengers) < self._most:
-            passenger = self._waiting.popleft()
-            if not passenger.answer.done():
-                passengers.append(passenger)
-        return passengers
+        passengers = _oldest(self._waiting, self._most)
+        is_last_trip = self._under_way == self._trips - 1
+        if not passengers and is_last_trip and self._trips > 1:
+            return []
+        return passengers + _oldest(self._low_waiting, min(self._most_low, self._most) - len(passengers))
 
     async def _travel(self, passengers: Sequence[_Passenger[Question, Answer]]) -> None:
         try:
@@ -101,6 +103,16 @@ class Coalescer(Generic[Question, Answer]):
         finally:
             self._under_way -= 1
             self._depart()
+
+
+def _oldest(waiting: deque[_Passenger[Question, Answer]], most: int) -> list[_Passenger[Question, Answer]]:
+    """Taken out, without those who gave up."""
+    passengers: list[_Passenger[Question, Answer]] = []
+    while waiting and len(passengers) < most:
+        passenger = waiting.popleft()
+        if not passenger.answer.done():
+            passengers.append(passenger)
+    return passengers
 
 
 def _settle(future: asyncio.Future[Answer], answer: Answer | Exception) -> None:

@@ -7,6 +7,7 @@ from typing import Final
 
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
+from google.rpc import status_pb2
 
 from feature_repo.lifecycle import Lifecycle
 from longtail.activation.v1 import activation_pb2 as pb
@@ -55,6 +56,11 @@ def encode_ranking(ranking: Ranking) -> pb.RankItemsResponse:
         model = ranking.model
         response.model.CopyFrom(pb.ModelVersion(name=model.name, version=model.version, label=model.label))
     return response
+
+
+def encode_refusal(status: status_pb2.Status) -> pb.RankItemsResponse:
+    error = pb.RankItemsError(code=status.code, message=status.message, details=status.details)
+    return pb.RankItemsResponse(error=error)
 
 
 def _encode_item(item: RankedItem) -> pb.RankedItem:

@@ -11,7 +11,7 @@ import numpy as np
 from serving.gateway.candidates import gather
 from serving.gateway.course import Course
 from serving.gateway.deadline import Deadline, Stage
-from serving.gateway.domain import Candidate, FeatureGroups, ModelUser, Query, Ranking, Source
+from serving.gateway.domain import Candidate, FeatureGroups, ModelUser, Priority, Query, Ranking, Source
 from serving.gateway.eligibility import divide
 from serving.gateway.errors import Cause, DecisionLogError, FeaturesError, ModelError
 from serving.gateway.item_table import ItemTable
@@ -40,7 +40,10 @@ async def rank(query: Query, *, ports: Ports, policy: Policy, now_unix_s: float,
         eligible = divide(candidates, seen=seen, excluded=query.exclude_item_ids, items=table)
 
     with course.stage(Stage.SCORE) as timeout_s:
-        scored = await score(eligible.kept, inputs, table, ports, course, prior=prior, timeout_s=timeout_s)
+        is_low = query.priority is Priority.BATCH
+        scored = await score(
+            eligible.kept, inputs, table, ports, course, prior=prior, timeout_s=timeout_s, is_low=is_low
+        )
 
     with course.stage(Stage.POLICY):
         items, unranked = fill(scored, query=query, user=user, policy=policy, now_unix_s=now_unix_s)
@@ -96,13 +99,14 @@ async def score(
     *,
     prior: Source,
     timeout_s: float,
+    is_low: bool,
 ) -> Scored:
     """The model's scores; when it fails, the prior that the state has."""
     item_ids = [candidate.item_id for candidate in candidates]
     novelty = table.novelty_of(item_ids)
     if item_ids:
         try:
-            scores = await ports.scorer.score(inputs, item_ids, timeout_s=timeout_s)
+            scores = await ports.scorer.score(inputs, item_ids, timeout_s=timeout_s, is_low=is_low)
             relevance = scores.values.astype(np.float64)  # [candidates]
             return Scored(
                 candidates=candidates, scores=scores.values, relevance=relevance, novelty=novelty, model=scores.model

@@ -26,8 +26,10 @@ class ItemCatalog(Protocol):
 
 
 class Scorer(Protocol):
-    async def score(self, user: ModelUser, item_ids: Sequence[ItemId], *, timeout_s: float) -> Scores:
-        """One probability per item. Raises ModelError."""
+    async def score(
+        self, user: ModelUser, item_ids: Sequence[ItemId], *, timeout_s: float, is_low: bool = False
+    ) -> Scores:
+        """One probability per item; low ones give way to others. Raises ModelError."""
         ...
 
     async def retrieve(self, user: ModelUser, *, timeout_s: float) -> tuple[ItemId, ...]:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import grpc
 
@@ -13,17 +13,22 @@ from longtail.activation.v1 import activation_pb2 as pb
 from longtail.activation.v1 import activation_pb2_grpc, feedback_pb2, feedback_pb2_grpc
 from serving.gateway import decoding, encoding
 from serving.gateway.access.gate import Gate
+from serving.gateway.boundary import status_of
 from serving.gateway.course import Course
 from serving.gateway.deadline import Deadline, Stage
 from serving.gateway.domain import Query
+from serving.gateway.errors import RefusalError
 from serving.gateway.feedback import Feedback
 from serving.gateway.permits import Permits
 from serving.gateway.pipeline import rank, read_features
 from serving.gateway.policy_book import PolicyBook
 from serving.gateway.ports import Ports
 from serving.gateway.settings import GatewaySettings
+from serving.gateway.stream import Lane, answer_in_order
 from serving.gateway.telemetry import Telemetry
 from serving.gateway.user import describe
+
+PEOPLE_ARE_SERVED_S: Final = 0.2  # for so long after a RankItems, streams give way
 
 if TYPE_CHECKING:  # generic only in its stubs
     Context = grpc.aio.ServicerContext[Any, Any]
@@ -48,16 +53,42 @@ class ActivationServicer(activation_pb2_grpc.ActivationServiceServicer):
         self._settings = settings
         self._telemetry = telemetry
         self._clock = clock
+        self._lane = Lane(most=settings.batch_users, beside=settings.batch_users_beside, busy_for_s=PEOPLE_ARE_SERVED_S)
 
     async def RankItems(self, request: pb.RankItemsRequest, context: Context) -> pb.RankItemsResponse:  # noqa: N802
-        with self._permits.take(low=request.priority == pb.PRIORITY_BATCH):
-            deadline = self._deadline(context)
-            now_unix_s = self._clock()
-            query = decoding.decode_query(request, now_unix_s=now_unix_s)
-            moment = self._moment(query, now_unix_s)
-            ranking = await rank(
-                query, ports=self._ports, policy=self._policies.policy, now_unix_s=moment, deadline=deadline
-            )
+        is_low = request.priority == pb.PRIORITY_BATCH
+        if not is_low:
+            self._lane.give_way()
+        with self._permits.take(low=is_low):
+            return await self._rank(request, self._deadline(context))
+
+    async def BatchRankItems(  # noqa: N802
+        self, requests: AsyncIterator[pb.RankItemsRequest | RefusalError], context: Context
+    ) -> AsyncIterator[pb.RankItemsResponse]:
+        most_s = self._settings.max_deadline_ms / 1000
+
+        async def answer(request: pb.RankItemsRequest | RefusalError) -> pb.RankItemsResponse:
+            try:
+                if isinstance(request, RefusalError):
+                    raise request
+                request.priority = pb.PRIORITY_BATCH
+                async with self._lane.enter():
+                    left_s = context.time_remaining()
+                    budget_s = most_s if left_s is None else min(left_s, most_s)
+                    return await self._rank(request, Deadline.after(budget_s, self._settings.stages))
+            except RefusalError as refusal:
+                return encoding.encode_refusal(status_of(refusal))
+
+        async for response in answer_in_order(requests, answer, ahead=2 * self._settings.batch_users):
+            yield response
+
+    async def _rank(self, request: pb.RankItemsRequest, deadline: Deadline) -> pb.RankItemsResponse:
+        now_unix_s = self._clock()
+        query = decoding.decode_query(request, now_unix_s=now_unix_s)
+        moment = self._moment(query, now_unix_s)
+        ranking = await rank(
+            query, ports=self._ports, policy=self._policies.policy, now_unix_s=moment, deadline=deadline
+        )
         self._telemetry.observe(ranking)
         return encoding.encode_ranking(ranking)
 

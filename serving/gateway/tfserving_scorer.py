@@ -36,6 +36,7 @@ PredictResponse: Final = message_class("tensorflow.serving.PredictResponse")
 MetadataRequest: Final = message_class("tensorflow.serving.GetModelMetadataRequest")
 MetadataResponse: Final = message_class("tensorflow.serving.GetModelMetadataResponse")
 SignatureDefMap: Final = message_class("tensorflow.serving.SignatureDefMap")
+LOW_USERS_A_CALL: Final = 16  # a call for people may have to wait for it
 CELLS_A_CALL: Final = 8192  # users × candidates
 SERVICE: Final = "/tensorflow.serving.PredictionService"
 OPTIONS: Final = (
@@ -99,14 +100,18 @@ class TensorFlowServing:
             self._retrieve, most=users_a_call, trips=calls
         )
 
-    async def score(self, user: ModelUser, item_ids: Sequence[ItemId], *, timeout_s: float) -> Scores:
+    async def score(
+        self, user: ModelUser, item_ids: Sequence[ItemId], *, timeout_s: float, is_low: bool = False
+    ) -> Scores:
         until_s = time.monotonic() + timeout_s
         async with _within(timeout_s):
             contract = await self._contract(timeout_s)
             bucket = contract.bucket(len(item_ids))
             ranking = self._rankings.get(bucket) or self._open(bucket)
             answers = [
-                ranking.get(_Question(user=user, item_ids=item_ids[start : start + bucket], until_s=until_s))
+                ranking.get(
+                    _Question(user=user, item_ids=item_ids[start : start + bucket], until_s=until_s), is_low=is_low
+                )
                 for start in range(0, len(item_ids), bucket)
             ]
             found = [await answers[0]] if len(answers) == 1 else await asyncio.gather(*answers)
@@ -167,7 +172,9 @@ class TensorFlowServing:
             return await self._rank(questions, bucket)
 
         most = max(min(self._users_a_call, CELLS_A_CALL // bucket), 1)
-        return self._rankings.setdefault(bucket, Coalescer(rank, most=most, trips=self._calls))
+        return self._rankings.setdefault(
+            bucket, Coalescer(rank, most=most, most_low=LOW_USERS_A_CALL, trips=self._calls)
+        )
 
     async def _rank(self, questions: Sequence[_Question], bucket: int) -> _Answers:
         timeout_s = _time_left_s(questions)

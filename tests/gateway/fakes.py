@@ -60,9 +60,13 @@ class MemoryModel:
         self.error: ModelError | None = None
         self.retrieve_error: ModelError | None = None
         self.users: list[ModelUser] = []
+        self.low: list[bool] = []
 
-    async def score(self, user: ModelUser, item_ids: Sequence[ItemId], *, timeout_s: float) -> Scores:
+    async def score(
+        self, user: ModelUser, item_ids: Sequence[ItemId], *, timeout_s: float, is_low: bool = False
+    ) -> Scores:
         self.users.append(user)
+        self.low.append(is_low)
         if self.error is not None:
             raise self.error
         values = np.array([self.scores.get(item_id, self.default) for item_id in item_ids], np.float32)

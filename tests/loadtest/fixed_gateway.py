@@ -40,6 +40,10 @@ class FixedActivation(activation_pb2_grpc.ActivationServiceServicer):
             ],
         )
 
+    async def BatchRankItems(self, requests, context):  # type: ignore[no-untyped-def]  # noqa: N802
+        async for request in requests:
+            yield await self.RankItems(request, context)  # type: ignore[no-untyped-call]
+
     async def GetUserState(self, request, context):  # type: ignore[no-untyped-def]  # noqa: N802
         return activation_pb2.GetUserStateResponse(user_state=user_state(request.user_id))
 

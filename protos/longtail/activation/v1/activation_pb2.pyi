@@ -6,6 +6,7 @@ state of activity that user is.
 """
 
 from collections import abc as _abc
+from google.protobuf import any_pb2 as _any_pb2
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
@@ -294,6 +295,7 @@ class RankItemsResponse(_message.Message):
     EXPERIMENT_FIELD_NUMBER: _builtins.int
     TIMINGS_FIELD_NUMBER: _builtins.int
     DROPPED_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
     decision_id: _builtins.str
     """Names this decision in the log, and in the exposures and outcomes that follow it."""
     decision: Global___Decision.ValueType
@@ -326,6 +328,10 @@ class RankItemsResponse(_message.Message):
     def dropped(self) -> _containers.RepeatedCompositeFieldContainer[Global___DroppedCount]:
         """Candidates that are not among `items`, by reason. Both together are all candidates."""
 
+    @_builtins.property
+    def error(self) -> Global___RankItemsError:
+        """Only in BatchRankItems: why there is no ranking for this request; nothing else is set then."""
+
     def __init__(
         self,
         *,
@@ -342,14 +348,46 @@ class RankItemsResponse(_message.Message):
         experiment: Global___Experiment | None = ...,
         timings: _abc.Iterable[Global___StageTiming] | None = ...,
         dropped: _abc.Iterable[Global___DroppedCount] | None = ...,
+        error: Global___RankItemsError | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["experiment", b"experiment", "model", b"model", "user_state", b"user_state"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "experiment", b"experiment", "model", b"model", "user_state", b"user_state"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["decision", b"decision", "decision_id", b"decision_id", "decision_reason", b"decision_reason", "degraded", b"degraded", "degraded_causes", b"degraded_causes", "dropped", b"dropped", "experiment", b"experiment", "feature_status", b"feature_status", "items", b"items", "model", b"model", "policy_version", b"policy_version", "timings", b"timings", "user_state", b"user_state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["decision", b"decision", "decision_id", b"decision_id", "decision_reason", b"decision_reason", "degraded", b"degraded", "degraded_causes", b"degraded_causes", "dropped", b"dropped", "error", b"error", "experiment", b"experiment", "feature_status", b"feature_status", "items", b"items", "model", b"model", "policy_version", b"policy_version", "timings", b"timings", "user_state", b"user_state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RankItemsResponse: _TypeAlias = RankItemsResponse  # noqa: Y015
+
+@_typing.final
+class RankItemsError(_message.Message):
+    """What RankItems would have failed with; field by field a google.rpc.Status."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CODE_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    DETAILS_FIELD_NUMBER: _builtins.int
+    code: _builtins.int
+    """A google.rpc.Code, such as 3 for INVALID_ARGUMENT."""
+    message: _builtins.str
+    @_builtins.property
+    def details(self) -> _containers.RepeatedCompositeFieldContainer[_any_pb2.Any]:
+        """google.rpc.ErrorInfo, BadRequest and RetryInfo, as in the trailers of RankItems."""
+
+    def __init__(
+        self,
+        *,
+        code: _builtins.int = ...,
+        message: _builtins.str = ...,
+        details: _abc.Iterable[_any_pb2.Any] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "details", b"details", "message", b"message"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RankItemsError: _TypeAlias = RankItemsError  # noqa: Y015
 
 @_typing.final
 class RankedItem(_message.Message):

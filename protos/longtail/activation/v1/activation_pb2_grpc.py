@@ -41,6 +41,11 @@ class ActivationServiceStub:
                 request_serializer=longtail_dot_activation_dot_v1_dot_activation__pb2.RankItemsRequest.SerializeToString,
                 response_deserializer=longtail_dot_activation_dot_v1_dot_activation__pb2.RankItemsResponse.FromString,
                 _registered_method=True)
+        self.BatchRankItems = channel.stream_stream(
+                '/longtail.activation.v1.ActivationService/BatchRankItems',
+                request_serializer=longtail_dot_activation_dot_v1_dot_activation__pb2.RankItemsRequest.SerializeToString,
+                response_deserializer=longtail_dot_activation_dot_v1_dot_activation__pb2.RankItemsResponse.FromString,
+                _registered_method=True)
         self.GetUserState = channel.unary_unary(
                 '/longtail.activation.v1.ActivationService/GetUserState',
                 request_serializer=longtail_dot_activation_dot_v1_dot_activation__pb2.GetUserStateRequest.SerializeToString,
@@ -61,6 +66,22 @@ class ActivationServiceServicer:
         RESOURCE_EXHAUSTED: no permit is free; retry after the google.rpc.RetryInfo delay.
         DEADLINE_EXCEEDED: the caller's deadline is over.
         UNAVAILABLE: only with `require_full`, when a dependency could not answer.
+        BatchRankItems asks and answers the same for each of its users.
+        buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def BatchRankItems(self, request_iterator, context):
+        """Ranks for many users over one stream: answers come in the order of the requests, `error` in place of the ranking
+        where a request by itself would have failed. Treated as BATCH whatever `priority` says. The gateway reads on only
+        as answers are taken, and ranks fewer users at a time while people wait for RankItems.
+
+        The stream as a whole ends early only with the caller's deadline, its credentials, or the gateway.
+        buf:lint:ignore RPC_REQUEST_STANDARD_NAME
+        buf:lint:ignore RPC_RESPONSE_STANDARD_NAME
+        buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -78,6 +99,11 @@ def add_ActivationServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
             'RankItems': grpc.unary_unary_rpc_method_handler(
                     servicer.RankItems,
+                    request_deserializer=longtail_dot_activation_dot_v1_dot_activation__pb2.RankItemsRequest.FromString,
+                    response_serializer=longtail_dot_activation_dot_v1_dot_activation__pb2.RankItemsResponse.SerializeToString,
+            ),
+            'BatchRankItems': grpc.stream_stream_rpc_method_handler(
+                    servicer.BatchRankItems,
                     request_deserializer=longtail_dot_activation_dot_v1_dot_activation__pb2.RankItemsRequest.FromString,
                     response_serializer=longtail_dot_activation_dot_v1_dot_activation__pb2.RankItemsResponse.SerializeToString,
             ),
@@ -114,6 +140,33 @@ class ActivationService:
             request,
             target,
             '/longtail.activation.v1.ActivationService/RankItems',
+            longtail_dot_activation_dot_v1_dot_activation__pb2.RankItemsRequest.SerializeToString,
+            longtail_dot_activation_dot_v1_dot_activation__pb2.RankItemsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def BatchRankItems(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/longtail.activation.v1.ActivationService/BatchRankItems',
             longtail_dot_activation_dot_v1_dot_activation__pb2.RankItemsRequest.SerializeToString,
             longtail_dot_activation_dot_v1_dot_activation__pb2.RankItemsResponse.FromString,
             options,

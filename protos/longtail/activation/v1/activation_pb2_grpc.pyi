@@ -45,6 +45,18 @@ class ActivationServiceStub:
     RESOURCE_EXHAUSTED: no permit is free; retry after the google.rpc.RetryInfo delay.
     DEADLINE_EXCEEDED: the caller's deadline is over.
     UNAVAILABLE: only with `require_full`, when a dependency could not answer.
+    BatchRankItems asks and answers the same for each of its users.
+    buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE
+    """
+    BatchRankItems: _grpc.StreamStreamMultiCallable[_activation_pb2.RankItemsRequest, _activation_pb2.RankItemsResponse]
+    """Ranks for many users over one stream: answers come in the order of the requests, `error` in place of the ranking
+    where a request by itself would have failed. Treated as BATCH whatever `priority` says. The gateway reads on only
+    as answers are taken, and ranks fewer users at a time while people wait for RankItems.
+
+    The stream as a whole ends early only with the caller's deadline, its credentials, or the gateway.
+    buf:lint:ignore RPC_REQUEST_STANDARD_NAME
+    buf:lint:ignore RPC_RESPONSE_STANDARD_NAME
+    buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE
     """
     GetUserState: _grpc.UnaryUnaryMultiCallable[_activation_pb2.GetUserStateRequest, _activation_pb2.GetUserStateResponse]
     """Tells what is known of one user's activity, without ranking anything. Errors as for RankItems."""
@@ -64,6 +76,18 @@ class ActivationServiceAsyncStub(ActivationServiceStub):
     RESOURCE_EXHAUSTED: no permit is free; retry after the google.rpc.RetryInfo delay.
     DEADLINE_EXCEEDED: the caller's deadline is over.
     UNAVAILABLE: only with `require_full`, when a dependency could not answer.
+    BatchRankItems asks and answers the same for each of its users.
+    buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE
+    """
+    BatchRankItems: _aio.StreamStreamMultiCallable[_activation_pb2.RankItemsRequest, _activation_pb2.RankItemsResponse]  # type: ignore[assignment]
+    """Ranks for many users over one stream: answers come in the order of the requests, `error` in place of the ranking
+    where a request by itself would have failed. Treated as BATCH whatever `priority` says. The gateway reads on only
+    as answers are taken, and ranks fewer users at a time while people wait for RankItems.
+
+    The stream as a whole ends early only with the caller's deadline, its credentials, or the gateway.
+    buf:lint:ignore RPC_REQUEST_STANDARD_NAME
+    buf:lint:ignore RPC_RESPONSE_STANDARD_NAME
+    buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE
     """
     GetUserState: _aio.UnaryUnaryMultiCallable[_activation_pb2.GetUserStateRequest, _activation_pb2.GetUserStateResponse]  # type: ignore[assignment]
     """Tells what is known of one user's activity, without ranking anything. Errors as for RankItems."""
@@ -86,6 +110,24 @@ class ActivationServiceServicer(metaclass=_abc_1.ABCMeta):
         RESOURCE_EXHAUSTED: no permit is free; retry after the google.rpc.RetryInfo delay.
         DEADLINE_EXCEEDED: the caller's deadline is over.
         UNAVAILABLE: only with `require_full`, when a dependency could not answer.
+        BatchRankItems asks and answers the same for each of its users.
+        buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE
+        """
+
+    @_abc_1.abstractmethod
+    def BatchRankItems(
+        self,
+        request_iterator: _MaybeAsyncIterator[_activation_pb2.RankItemsRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_activation_pb2.RankItemsResponse], _abc.AsyncIterator[_activation_pb2.RankItemsResponse]]:
+        """Ranks for many users over one stream: answers come in the order of the requests, `error` in place of the ranking
+        where a request by itself would have failed. Treated as BATCH whatever `priority` says. The gateway reads on only
+        as answers are taken, and ranks fewer users at a time while people wait for RankItems.
+
+        The stream as a whole ends early only with the caller's deadline, its credentials, or the gateway.
+        buf:lint:ignore RPC_REQUEST_STANDARD_NAME
+        buf:lint:ignore RPC_RESPONSE_STANDARD_NAME
+        buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE
         """
 
     @_abc_1.abstractmethod
