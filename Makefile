@@ -22,7 +22,7 @@ demo: $(VENV)/.train ## real data to three activation rankings over gRPC, in one
 up: $(VENV)/.train ## model server, gateway and feedback worker on the demo's state; Ctrl-C drains
 	$(BIN)/longtail --state-dir $(STATE) up
 
-test: $(VENV)/.dev ## all tests, a real redis-server included
+test: $(VENV)/.dev node_modules/.package-lock.json ## all tests, a real redis-server included
 	$(BIN)/python -m pytest
 
 lint: $(VENV)/.dev node_modules/.package-lock.json ## format, types, wire compatibility, containers
