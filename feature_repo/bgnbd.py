@@ -11,6 +11,7 @@ In the model nobody is lost before a second visit: P(alive) of a user seen on on
 from __future__ import annotations
 
 import logging
+import math
 from dataclasses import dataclass
 from typing import Final
 
@@ -21,6 +22,7 @@ from scipy import optimize, special
 Floats = npt.NDArray[np.float64]
 
 MIN_RETURNING_USERS: Final = 10
+FITTED_GROUPS: Final = 50_000  # beyond it, that many spread evenly: four numbers need no more
 _LOG_BOUNDS: Final = (-12.0, 12.0)
 _log = logging.getLogger(__name__)
 
@@ -71,6 +73,7 @@ def fit(x: Floats, t_x: Floats, age: Floats, weights: Floats | None = None) -> B
             "P(alive) stays missing: %.0f users came on a second day, BG/NBD needs %d", returning, MIN_RETURNING_USERS
         )
         return None
+    x, t_x, age, weights = (values[:: math.ceil(len(x) / FITTED_GROUPS)] for values in (x, t_x, age, weights))
     scale = max(float(np.average(age, weights=weights)), 1.0)  # days → about 1, so that one start serves all data
     scaled = (x, t_x / scale, age / scale)
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import ibis
 from ibis import _
 
+from feature_repo import facts
 from feature_repo.contract import CONTACT_LENGTH, EXPOSED_LENGTH
-from feature_repo.events import CONTACT, EXPOSURE, OPT_IN, OPT_OUT
-from feature_repo.expressions import KEYS, complete, lists, seconds, unix_s, weight
+from feature_repo.events import CONTACT, CONTACT_TYPES, EXPOSURE, OPT_IN, OPT_OUT
+from feature_repo.expressions import KEYS, complete, lists, microseconds
 from feature_repo.lifecycle import DAY_S
 from feature_repo.settings import FeatureSettings
+from feature_repo.views import Past, beside
 
 
 def user_contacts(events: ibis.Table, spine: ibis.Table, settings: FeatureSettings) -> ibis.Table:
@@ -17,33 +19,45 @@ def user_contacts(events: ibis.Table, spine: ibis.Table, settings: FeatureSettin
 
     The same channel and second is one contact. Of an opt-out and an opt-in in the same second the opt-out counts.
     """
-    past = spine.join(events, [spine.user_id == events.user_id, events.event_time < spine.as_of])
-    past = past.mutate(unix_s=unix_s(past.event_time), channel=past.surface)
-    rows = complete(spine, _contacts(past))
-    for more in (_per_channel(past), _choices(past), _exposed_in_vain(past, settings)):
-        rows = rows.join(complete(spine, more), KEYS)
+    events = facts.prepare(events, settings)
+    timed = spine.mutate(as_of_us=microseconds(spine.as_of))
+    past = timed.join(events, [timed.user_id == events.user_id, events.event_us < timed.as_of_us])
+    past = past.select(*KEYS, "item_id", "event_type", "event_us", "unix_s", "weight", "surface")
+    engaged = past.filter((past.weight > 0) & (past.item_id != ""))
+    engaged = engaged.group_by([*KEYS, "item_id"]).agg(engaged_us=_.event_us.max())
+    return user_contacts_rows(Past(rows=past), engaged, spine)
+
+
+def user_contacts_rows(past: Past, engaged: ibis.Table, spine: ibis.Table) -> ibis.Table:
+    """The same from exposures and contacts before the moment, and when each user last engaged with each item."""
+    of_channels = past.rows.filter(past.rows.event_type.isin(CONTACT_TYPES))
+    of_channels = of_channels.mutate(channel=of_channels.surface)
+    last = _recent_contacts(of_channels, past)
+    rows = complete(spine, _contacts(last, past), past.keys)
+    for more in (_per_channel(last, past), _choices(of_channels, past), _exposed_in_vain(past, engaged)):
+        rows = beside(rows, complete(spine, more, past.keys), past.keys)
     return rows
 
 
-def _recent_contacts(past: ibis.Table) -> ibis.Table:
-    contacts = past.filter(past.event_type == CONTACT).select(*KEYS, "channel", "unix_s").distinct()
-    place = ibis.row_number().over(group_by=KEYS, order_by=[ibis.desc("unix_s"), ibis.asc("channel")])
+def _recent_contacts(of_channels: ibis.Table, past: Past) -> ibis.Table:
+    contacts = of_channels.filter(_.event_type == CONTACT).select(*past.keys, "channel", "unix_s").distinct()
+    place = ibis.row_number().over(group_by=past.keys, order_by=[ibis.desc("unix_s"), ibis.asc("channel")])
     return contacts.mutate(place=place).filter(_.place < CONTACT_LENGTH)
 
 
-def _contacts(past: ibis.Table) -> ibis.Table:
-    recent = _recent_contacts(past)
-    return lists(recent, order="place", contact_channels=recent.channel, contact_unix_s=recent.unix_s)
+def _contacts(last: ibis.Table, past: Past) -> ibis.Table:
+    return lists(last, order="place", keys=past.keys, contact_channels=last.channel, contact_unix_s=last.unix_s)
 
 
-def _per_channel(past: ibis.Table) -> ibis.Table:
-    recent = _recent_contacts(past).mutate(age_s=seconds(_.as_of) - _.unix_s)
-    by_channel = recent.group_by([*KEYS, "channel"]).agg(
+def _per_channel(last: ibis.Table, past: Past) -> ibis.Table:
+    aged = last.mutate(age_s=past.age_s(_.unix_s))
+    by_channel = aged.group_by([*past.keys, "channel"]).agg(
         last_unix_s=_.unix_s.max(), **{f"n{days}": _.count(where=_.age_s <= days * DAY_S) for days in (1, 7, 30)}
     )
     return lists(
         by_channel,
         order="channel",
+        keys=past.keys,
         channels=by_channel.channel,
         contacts_1d=by_channel.n1,
         contacts_7d=by_channel.n7,
@@ -52,8 +66,8 @@ def _per_channel(past: ibis.Table) -> ibis.Table:
     )
 
 
-def _choices(past: ibis.Table) -> ibis.Table:
-    chosen = past.filter(past.event_type.isin((OPT_OUT, OPT_IN))).group_by([*KEYS, "channel"])
+def _choices(of_channels: ibis.Table, past: Past) -> ibis.Table:
+    chosen = of_channels.filter(_.event_type.isin((OPT_OUT, OPT_IN))).group_by([*past.keys, "channel"])
     last = chosen.agg(
         unix_s=_.unix_s.max(),
         out_unix_s=_.unix_s.max(where=_.event_type == OPT_OUT),
@@ -63,6 +77,7 @@ def _choices(past: ibis.Table) -> ibis.Table:
     every = lists(
         last,
         order="channel",
+        keys=past.keys,
         choice_channels=last.channel,
         choice_unix_s=last.unix_s,
         opted_out_channels=ibis.cases((is_out, last.channel)),
@@ -70,15 +85,22 @@ def _choices(past: ibis.Table) -> ibis.Table:
     return every.mutate(opted_out_channels=every.opted_out_channels.filter(lambda channel: channel.notnull()))
 
 
-def _exposed_in_vain(past: ibis.Table, settings: FeatureSettings) -> ibis.Table:
+def _exposed_in_vain(past: Past, engaged: ibis.Table) -> ibis.Table:
     """Items shown after the user's last engagement with them. An exposure in that very second came before it."""
-    past = past.filter(past.item_id != "").mutate(is_engagement=weight(_.event_type, settings) > 0)
-    touched = past.filter(past.is_engagement | (past.event_type == EXPOSURE))
-    touched = touched.mutate(engaged_unix_s=_.unix_s.max(where=_.is_engagement).over(group_by=[*KEYS, "item_id"]))
-    in_vain = touched.filter((_.event_type == EXPOSURE) & (_.engaged_unix_s.isnull() | (_.unix_s > _.engaged_unix_s)))
-    by_item = in_vain.group_by([*KEYS, "item_id"]).agg(shown=_.count(), unix_s=_.unix_s.max())
-    place = ibis.row_number().over(group_by=KEYS, order_by=[ibis.desc("unix_s"), ibis.asc("item_id")])
+    pair = [*past.keys, "item_id"]
+    shown = past.rows.filter((past.rows.event_type == EXPOSURE) & (past.rows.item_id != ""))
+    shown = shown.select(*pair, "unix_s")
+    last_engaged = engaged.select(*pair, engaged_unix_s=(engaged.engaged_us // 1_000_000).cast("int64"))
+    since = shown.left_join(last_engaged, pair).select(*pair, "unix_s", "engaged_unix_s")
+    in_vain = since.filter(since.engaged_unix_s.isnull() | (since.unix_s > since.engaged_unix_s))
+    by_item = in_vain.group_by(pair).agg(shown=_.count(), unix_s=_.unix_s.max())
+    place = ibis.row_number().over(group_by=past.keys, order_by=[ibis.desc("unix_s"), ibis.asc("item_id")])
     last = by_item.mutate(place=place).filter(_.place < EXPOSED_LENGTH)
     return lists(
-        last, order="place", exposed_item_ids=last.item_id, exposed_counts=last.shown, exposed_unix_s=last.unix_s
+        last,
+        order="place",
+        keys=past.keys,
+        exposed_item_ids=last.item_id,
+        exposed_counts=last.shown,
+        exposed_unix_s=last.unix_s,
     )

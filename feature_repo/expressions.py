@@ -56,11 +56,11 @@ def moment(moment: datetime) -> ibis.Value:
     return ibis.literal(moment, type="timestamp('UTC', 6)")
 
 
-def unix_s(time: ibis.Value) -> ibis.Value:
-    """Whole seconds since 1970."""
-    return time.delta(moment(EPOCH), unit="second").cast("int64")
+def microseconds(time: ibis.Value) -> ibis.Value:
+    """Whole microseconds since 1970."""
+    return time.delta(moment(EPOCH), unit="microsecond").cast("int64")
 
 
 def seconds(time: ibis.Value) -> ibis.Value:
     """Seconds since 1970 to the microsecond, as `datetime.timestamp()` gives them."""
-    return time.delta(moment(EPOCH), unit="microsecond").cast("int64") / 1e6
+    return microseconds(time) / 1e6

@@ -11,11 +11,13 @@ from typing import Final
 import ibis
 from ibis import _
 
+from feature_repo import facts
 from feature_repo.contract import NEIGHBOR_LENGTH
-from feature_repo.expressions import complete, lists, moment, unix_s, weight
+from feature_repo.expressions import complete, lists, moment
 from feature_repo.settings import FeatureSettings
+from feature_repo.views import beside
 
-KEYS: Final = ["item_id", "as_of"]
+KEYS: Final = ["item_id"]
 SCALE: Final = 1_000_000
 SHRINKAGE: Final = 10.0  # a pair that two users share is little evidence
 TOKENS: Final = 20  # the most telling words of an item that count
@@ -24,22 +26,32 @@ POSTINGS: Final = 200  # the items that a word is looked up in
 
 def item_neighbors(events: ibis.Table, items: ibis.Table, as_of: datetime, settings: FeatureSettings) -> ibis.Table:
     """(item_id, as_of) → the features of `contract.ITEM_NEIGHBORS`, for every item of the catalogue or the log."""
-    past = events.filter((events.event_time < moment(as_of)) & (events.item_id != ""))
-    spine = items.select("item_id").union(past.select("item_id"), distinct=True).mutate(as_of=moment(as_of))
-    rows = complete(spine, _best(_together(past, as_of, settings), "neighbor_item_ids", "neighbor_scores"), KEYS)
-    return rows.join(complete(spine, _best(_alike(items, as_of), "content_item_ids", "content_scores"), KEYS), KEYS)
+    return item_neighbors_rows(
+        facts.pairs(facts.prepare(events.filter(events.event_time < moment(as_of)), settings)), items, as_of, settings
+    )
 
 
-def _together(past: ibis.Table, as_of: datetime, settings: FeatureSettings) -> ibis.Table:
+def item_neighbors_rows(pairs: ibis.Table, items: ibis.Table, as_of: datetime, settings: FeatureSettings) -> ibis.Table:
+    """The same from `facts.pairs`."""
+    spine = items.select("item_id").union(pairs.select("item_id"), distinct=True).mutate(as_of=moment(as_of))
+    rows = spine
+    for scored, ids, scores in (
+        (_together(pairs, settings), "neighbor_item_ids", "neighbor_scores"),
+        (_alike(items), "content_item_ids", "content_scores"),
+    ):
+        rows = beside(rows, complete(spine, _best(scored, ids, scores), KEYS), KEYS)
+    return rows
+
+
+def _together(pairs: ibis.Table, settings: FeatureSettings) -> ibis.Table:
     """(item, other) → cosine of the users who engaged with both, shrunk: Σ_u c_u / (√(n_i n_j) + SHRINKAGE).
 
     c_u = 1 / √(items of u that count), so that one user of everything does not bind all items together.
     Only a user's last `neighbor_history` items count, which bounds the pairs.
     """
-    engaged = past.filter(weight(past.event_type, settings) > 0)
-    pairs = engaged.group_by(["user_id", "item_id"]).agg(unix_s=unix_s(engaged.event_time).max())
-    place = ibis.row_number().over(group_by="user_id", order_by=[ibis.desc("unix_s"), ibis.asc("item_id")])
-    recent = pairs.mutate(place=place).filter(_.place < settings.neighbor_history).select("user_id", "item_id")
+    engaged = pairs.filter(pairs.engaged_us.notnull())
+    place = ibis.row_number().over(group_by="user_id", order_by=[ibis.desc("engaged_us"), ibis.asc("item_id")])
+    recent = engaged.mutate(place=place).filter(_.place < settings.neighbor_history).select("user_id", "item_id")
     size = recent.count().over(group_by="user_id")
     mine = recent.mutate(share=(SCALE / size.cast("float64").sqrt()).round().cast("int64"))
     users = mine.group_by("item_id").agg(users=_.share.sum().cast("int64"))
@@ -48,10 +60,10 @@ def _together(past: ibis.Table, as_of: datetime, settings: FeatureSettings) -> i
     both = both.group_by(["item_id", "other_id"]).agg(shared=_.share.sum().cast("int64"))
     both = both.join(users, "item_id").join(users.select(other_id="item_id", others="users"), "other_id")
     norm = (_.users.cast("float64") * _.others.cast("float64")).sqrt()
-    return both.select("item_id", "other_id", as_of=moment(as_of), score=_.shared / (norm + SHRINKAGE * SCALE))
+    return both.select("item_id", "other_id", score=_.shared / (norm + SHRINKAGE * SCALE))
 
 
-def _alike(items: ibis.Table, as_of: datetime) -> ibis.Table:
+def _alike(items: ibis.Table) -> ibis.Table:
     """(item, other) → cosine of their TF-IDF vectors over the words of title, text and categories."""
     words = _words(items)
     size = items.agg(items=_.count())
@@ -67,7 +79,7 @@ def _alike(items: ibis.Table, as_of: datetime) -> ibis.Table:
     postings = unit.mutate(place=place).filter(_.place < POSTINGS).select("word", other_id="item_id", other="unit")
     both = unit.join(postings, "word").filter(_.item_id != _.other_id)
     both = both.group_by(["item_id", "other_id"]).agg(shared=(_.unit * _.other).sum().cast("int64"))
-    return both.select("item_id", "other_id", as_of=moment(as_of), score=_.shared / (float(SCALE) * SCALE))
+    return both.select("item_id", "other_id", score=_.shared / (float(SCALE) * SCALE))
 
 
 def _words(items: ibis.Table) -> ibis.Table:

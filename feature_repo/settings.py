@@ -30,7 +30,7 @@ class LifecycleSettings(BaseModel):
     new_days: float = Field(7, gt=0, description="A user is new for so many days after the first event.")
     resurrected_days: float = Field(7, gt=0, description="Resurrected for so many days after the return.")
     at_risk_after_days: float = Field(14, gt=0, description="At risk after so many days without an event.")
-    dormant_after_days: float = Field(30, gt=0, description="Dormant after so many days without an event.")
+    dormant_after_days: float = Field(30, ge=1, description="Dormant after so many days without an event.")
     active_min_visits_28d: int = Field(4, ge=1, description="Active from so many active days in 28; casual below.")
 
     @model_validator(mode="after")
@@ -66,6 +66,12 @@ class FeatureSettings(BaseModel):
         "Types that are not named keep their default.",
     )
     default_event_weight: float = Field(1.0, description="The weight of event types not listed.")
+    build_memory: str = Field(
+        "",
+        pattern=r"^(\d+(\.\d+)?\s*([KMGT]i?B|%))?$",
+        description="Memory of a build, such as 8GB; more goes to disk. Empty: 80 % of the machine.",
+    )
+    build_threads: int = Field(0, ge=0, description="Threads of a build. 0: one per core.")
     neighbor_history: int = Field(
         50, ge=2, le=500, description="A user's last so many items count for the co-occurrence of `item_neighbors`."
     )

@@ -4,24 +4,62 @@ Counts are `count(where=...)`, not sums: DuckDB sums integers into a type that P
 
 Point-in-time: a row for (user_id, as_of) uses only events strictly before `as_of`. An event at the very moment
 that is to be predicted is not among its own features.
+
+Each view has two ways in: `view(events, spine, ...)` for any moments of any users, and `view_rows(...)` over facts
+that are of the past already, which is what a build of all users at one moment needs. They share the rest.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
 import ibis
 from ibis import _
 
+from feature_repo import facts
 from feature_repo.contract import HISTORY_LENGTH
-from feature_repo.events import EXPOSURE, NOT_ACTIVITY
-from feature_repo.expressions import KEYS, complete, left_join, lists, moment, seconds, share_of_others, unix_s, weight
+from feature_repo.expressions import (
+    KEYS,
+    complete,
+    left_join,
+    lists,
+    microseconds,
+    moment,
+    seconds,
+    share_of_others,
+)
 from feature_repo.lifecycle import DAY_S, Lifecycle
 from feature_repo.settings import FeatureSettings, LifecycleSettings
 
 AFFINITY_CATEGORIES: Final = 5
 RATE_PRIOR_USERS: Final = 20.0  # the mean rate weighs as much as so many users who saw the item
+VISIT_WINDOWS_DAYS: Final = (7, 28, 90)
+
+Keep = Callable[[ibis.Table], ibis.Table]  # an engine's way to compute a table once that is used twice
+
+
+def keep_nothing(table: ibis.Table) -> ibis.Table:
+    """Leaves it to the engine."""
+    return table
+
+
+@dataclass(frozen=True, kw_only=True)
+class Past:
+    """Rows of facts before their moment: a column `as_of` beside the user, or one moment for all."""
+
+    rows: ibis.Table
+    as_of: datetime | None = None  # None: the column
+
+    @property
+    def keys(self) -> list[str]:
+        return list(KEYS) if self.as_of is None else ["user_id"]
+
+    def age_s(self, unix_s: ibis.Value) -> ibis.Value:
+        """From then to the moment."""
+        return -(unix_s - (seconds(_.as_of) if self.as_of is None else self.as_of.timestamp()))
 
 
 def spine_of_all(events: ibis.Table, as_of: datetime) -> ibis.Table:
@@ -36,23 +74,35 @@ def user_history(events: ibis.Table, spine: ibis.Table, settings: FeatureSetting
     The same user, item, type and second is one engagement. Within a second the order is that of item_id, then type,
     so that the order of arrival does not matter (`user_state`).
     """
-    recent = _recent(events, spine, settings)
-    rows = lists(
-        recent,
-        order="place",
-        history_item_ids=recent.item_id,
-        history_event_types=recent.event_type,
-        history_unix_s=recent.unix_s,
-    )
-    return complete(spine, rows)
+    past = _past_engagements(events, spine, settings)
+    return complete(spine, _history(Past(rows=recent(past)), KEYS))
 
 
 def user_behavior(events: ibis.Table, items: ibis.Table, spine: ibis.Table, settings: FeatureSettings) -> ibis.Table:
     """(user_id, as_of) → the features of `contract.USER_BEHAVIOR`."""
-    history = user_history(events, spine, settings)
-    counts = complete(spine, _counts(events, spine, settings))
-    affinities = complete(spine, _affinities(events, items, spine, settings))
-    return history.join(counts, KEYS).join(affinities, KEYS)
+    past = _past_engagements(events, spine, settings)
+    return user_behavior_rows(Past(rows=recent(past)), category_weights(past, items), spine)
+
+
+def user_behavior_rows(last: Past, weights: ibis.Table, spine: ibis.Table) -> ibis.Table:
+    """The same from each user's `recent` engagements and `category_weights`."""
+    rows = beside(_history(last, last.keys), _counts(last), last.keys)
+    return complete(spine, left_join(rows, _affinities(weights, last.keys), last.keys), last.keys)
+
+
+def recent(past: Past) -> ibis.Table:
+    """The last HISTORY_LENGTH engagements of each user and moment; `place` 0 is the newest."""
+    place = ibis.row_number().over(
+        group_by=past.keys, order_by=[ibis.desc("unix_s"), ibis.asc("item_id"), ibis.asc("event_type")]
+    )
+    rows = past.rows.mutate(place=place).filter(_.place < HISTORY_LENGTH)
+    return rows.select(*past.keys, "item_id", "event_type", "unix_s", "place")
+
+
+def category_weights(past: Past, items: ibis.Table) -> ibis.Table:
+    """The user's engagements with each category, weighed."""
+    categories = items.select("item_id", category=items.categories.unnest())
+    return past.rows.join(categories, "item_id").group_by([*past.keys, "category"]).agg(weight=_.weight.sum())
 
 
 def user_activity(events: ibis.Table, spine: ibis.Table, settings: FeatureSettings) -> ibis.Table:
@@ -61,21 +111,61 @@ def user_activity(events: ibis.Table, spine: ibis.Table, settings: FeatureSettin
     Exposures and contacts are not activity: they are what we did, not the user. `tail_percentile` compares with the
     spine's users at the same `as_of`, so it means something on the spine of all users only.
     """
-    acts = _acts(events, settings.lifecycle)
-    past = spine.join(acts, [spine.user_id == acts.user_id, acts.event_time < spine.as_of])
-    past = past.mutate(age_s=seconds(_.as_of) - _.unix_s)
-    known = past.group_by(KEYS).agg(
-        first_seen_unix_s=_.unix_s.min(),
-        last_seen_unix_s=_.unix_s.max(),
-        returned_unix_s=_.unix_s.max(where=_.is_return),
-        events=_.count(),
-        active_days=_.count(where=_.starts_day),
-        **{f"visits_{days}d": _.count(where=_.starts_day & (_.age_s <= days * DAY_S)) for days in (7, 28, 90)},
+    events = facts.prepare(events, settings)
+    dated = spine.mutate(as_of_us=microseconds(spine.as_of))
+    dated = dated.mutate(as_of_day=(dated.as_of_us // 1_000_000 // facts.DAY).cast("int64"))
+    whole = facts.with_returns(facts.days(events), settings.lifecycle)
+    whole = dated.join(whole, [dated.user_id == whole.user_id, whole.day < dated.as_of_day])
+    known = summarize(Past(rows=whole))
+    acts = facts.acts_of(events)
+    begun = dated.join(
+        acts, [dated.user_id == acts.user_id, acts.day == dated.as_of_day, acts.event_us < dated.as_of_us]
     )
-    rows = left_join(spine, known, KEYS)
-    integers = ["events", "active_days", "visits_7d", "visits_28d", "visits_90d"]
+    today = begun.group_by(KEYS).agg(
+        today_first_unix_s=_.unix_s.min(), today_last_unix_s=_.unix_s.max(), today_events=_.count()
+    )
+    rows = left_join(left_join(spine, known, KEYS), today, KEYS)
+    return _finish(_with_today(rows, settings.lifecycle), settings)
+
+
+def user_activity_rows(past: Past, spine: ibis.Table, settings: FeatureSettings) -> ibis.Table:
+    """The same from all users' days, `facts.with_returns`, before one moment."""
+    return _finish(left_join(spine, summarize(past), past.keys), settings)
+
+
+def summarize(past: Past) -> ibis.Table:
+    """Each user's days in one row."""
+    days = past.rows.mutate(age_s=past.age_s(_.first_unix_s))
+    return days.group_by(past.keys).agg(
+        first_seen_unix_s=_.first_unix_s.min(),
+        last_seen_unix_s=_.last_unix_s.max(),
+        returned_unix_s=_.first_unix_s.max(where=_.is_return),
+        events=_.events.sum().cast("int64"),
+        active_days=_.count(),
+        **{f"visits_{days}d": _.count(where=_.age_s <= days * DAY_S) for days in VISIT_WINDOWS_DAYS},
+    )
+
+
+def _with_today(rows: ibis.Table, settings: LifecycleSettings) -> ibis.Table:
+    """Adds the part of the last day that is before the moment."""
+    came = rows.today_first_unix_s.notnull()
+    is_return = rows.today_first_unix_s - rows.last_seen_unix_s >= settings.dormant_after_days * DAY_S
+    visits = {name: rows[name].fill_null(0) + came.cast("int64") for name in rows.columns if name.startswith("visits")}
+    return rows.mutate(
+        first_seen_unix_s=rows.first_seen_unix_s.coalesce(rows.today_first_unix_s),
+        last_seen_unix_s=rows.today_last_unix_s.coalesce(rows.last_seen_unix_s),
+        returned_unix_s=ibis.cases((is_return, rows.today_first_unix_s), else_=rows.returned_unix_s),
+        events=rows.events.fill_null(0) + rows.today_events.fill_null(0),
+        active_days=rows.active_days.fill_null(0) + came.cast("int64"),
+        **visits,
+    ).drop("today_first_unix_s", "today_last_unix_s", "today_events")
+
+
+def _finish(rows: ibis.Table, settings: FeatureSettings) -> ibis.Table:
+    """What follows from the summary and the moment."""
+    integers = ["events", "active_days", *(f"visits_{days}d" for days in VISIT_WINDOWS_DAYS)]
     rows = rows.mutate(**{name: rows[name].fill_null(0).cast("int64") for name in integers})
-    span_days = (_.last_seen_unix_s // 86_400 - _.first_seen_unix_s // 86_400).cast("float64")
+    span_days = (_.last_seen_unix_s // facts.DAY - _.first_seen_unix_s // facts.DAY).cast("float64")
     rows = rows.mutate(
         mean_gap_days=ibis.cases((_.active_days >= 2, span_days / (_.active_days - 1))).cast("float32"),
         tail_percentile=share_of_others(_.events, group_by="as_of", above=True).cast("float32"),
@@ -88,67 +178,75 @@ def user_activity(events: ibis.Table, spine: ibis.Table, settings: FeatureSettin
 
 def item_stats(events: ibis.Table, items: ibis.Table, as_of: datetime, settings: FeatureSettings) -> ibis.Table:
     """(item_id, as_of) → the features of `contract.ITEM_STATS`, for every item of the catalogue or the log."""
-    past = events.filter((events.event_time < moment(as_of)) & (events.item_id != ""))
-    past = past.mutate(is_engagement=weight(past.event_type, settings) > 0, unix_s=unix_s(past.event_time))
-    known = past.group_by("item_id").agg(
-        exposures=_.count(where=_.event_type == EXPOSURE),
-        engagements=_.count(where=_.is_engagement),
-        engaged_users=_.user_id.nunique(where=_.is_engagement),
-        engagements_30d=_.count(where=_.is_engagement & (_.unix_s >= as_of.timestamp() - 30 * DAY_S)),
-        first_seen_unix_s=_.unix_s.min(),
+    past = facts.prepare(events.filter(events.event_time < moment(as_of)), settings)
+    return item_stats_rows(facts.pairs(past), past.filter(past.weight > 0), items, as_of)
+
+
+def item_stats_rows(pairs: ibis.Table, engagements: ibis.Table, items: ibis.Table, as_of: datetime) -> ibis.Table:
+    """The same from `facts.pairs` and the engagement events of the last 30 days, or more, before `as_of`."""
+    known = pairs.group_by("item_id").agg(
+        exposures=_.exposures.sum(),
+        engagements=_.engagements.sum(),
+        engaged_users=_.engaged_us.count(),
+        first_us=_.first_us.min(),
+        saw=_.seen_us.count(),
+        followed=_.count(where=_.engaged_us >= _.seen_us),
     )
-    every = items.select("item_id").union(past.select("item_id"), distinct=True)
-    rows = left_join(every, known, ["item_id"])
-    rows = _with_rate(rows, past)
-    rows = left_join(rows, items.select("item_id", "title", "category", "price", "withdrawn"), ["item_id"])
-    counts = {
-        name: rows[name].fill_null(0).cast("int64")
-        for name in ("exposures", "engagements", "engaged_users", "engagements_30d")
-    }
-    users = past.filter(past.is_engagement).agg(users=_.user_id.nunique())
+    of_late = engagements.filter(engagements.unix_s >= as_of.timestamp() - 30 * DAY_S)
+    of_late = of_late.filter(of_late.item_id != "").group_by("item_id").agg(engagements_30d=_.count())
+    listed = items.select("item_id", "title", "category", "price", "withdrawn")
+    every = items.select("item_id").union(known.select("item_id"), distinct=True)
+    rows = every
+    for more in (known, of_late, listed):
+        rows = left_join(rows, more, ["item_id"])
+    users = pairs.filter(pairs.engaged_us.notnull()).agg(users=_.user_id.nunique())
+    mean = known.agg(mean=_.followed.sum() / _.saw.sum().nullif(0))  # null when nothing was ever exposed
+    counts = ("exposures", "engagements", "engaged_users", "engagements_30d", "saw", "followed")
     rows = rows.mutate(
-        **counts,
+        **{name: rows[name].fill_null(0).cast("int64") for name in counts},
+        first_seen_unix_s=(rows.first_us // 1_000_000).cast("int64"),
         title=rows.title.fill_null(""),
         category=rows.category.fill_null(""),
         price=rows.price.cast("float32"),
         withdrawn=rows.withdrawn.fill_null(False),
         as_of=moment(as_of),
-    ).cross_join(users)
+    )
+    rows = rows.cross_join(users).cross_join(mean)
     return rows.mutate(
         popularity_percentile=share_of_others(_.engagements, group_by=None, above=False).cast("float32"),
         novelty_bits=-((_.engaged_users + 1) / (_.users + 1)).log2().cast("float32"),
-        engagement_rate=_.engagement_rate.cast("float32"),
-    ).drop("users")
+        engagement_rate=((_.followed + RATE_PRIOR_USERS * _["mean"]) / (_.saw + RATE_PRIOR_USERS)).cast("float32"),
+    ).drop("users", "mean", "saw", "followed", "first_us")
 
 
-def _recent(events: ibis.Table, spine: ibis.Table, settings: FeatureSettings) -> ibis.Table:
-    """The last HISTORY_LENGTH engagements of each spine row; `place` 0 is the newest."""
-    past = _past_engagements(events, spine, settings)
-    place = ibis.row_number().over(
-        group_by=KEYS, order_by=[ibis.desc("unix_s"), ibis.asc("item_id"), ibis.asc("event_type")]
+def _past_engagements(events: ibis.Table, spine: ibis.Table, settings: FeatureSettings) -> Past:
+    engaged = facts.engagements(facts.prepare(events, settings))
+    timed = spine.mutate(as_of_us=microseconds(spine.as_of))
+    past = timed.join(engaged, [timed.user_id == engaged.user_id, engaged.event_us < timed.as_of_us])
+    return Past(rows=past.select(*KEYS, "item_id", "event_type", "unix_s", "weight"))
+
+
+def _history(last: Past, keys: Sequence[str]) -> ibis.Table:
+    rows = last.rows
+    return lists(
+        rows,
+        order="place",
+        keys=keys,
+        history_item_ids=rows.item_id,
+        history_event_types=rows.event_type,
+        history_unix_s=rows.unix_s,
     )
-    return past.mutate(place=place).filter(_.place < HISTORY_LENGTH)
 
 
-def _past_engagements(events: ibis.Table, spine: ibis.Table, settings: FeatureSettings) -> ibis.Table:
-    engaged = events.mutate(weight=weight(events.event_type, settings), unix_s=unix_s(events.event_time))
-    engaged = (
-        engaged.filter(engaged.weight > 0)
-        .group_by(["user_id", "item_id", "event_type", "unix_s", "weight"])
-        .agg(event_time=_.event_time.min())
-    )
-    past = spine.join(engaged, [spine.user_id == engaged.user_id, engaged.event_time < spine.as_of])
-    return past.select(*KEYS, "item_id", "event_type", "unix_s", "weight")
-
-
-def _counts(events: ibis.Table, spine: ibis.Table, settings: FeatureSettings) -> ibis.Table:
-    recent = _recent(events, spine, settings).mutate(age_s=seconds(_.as_of) - _.unix_s)
-    by_type = recent.group_by([*KEYS, "event_type"]).agg(
+def _counts(last: Past) -> ibis.Table:
+    aged = last.rows.mutate(age_s=last.age_s(_.unix_s))
+    by_type = aged.group_by([*last.keys, "event_type"]).agg(
         **{f"n{days}": _.count(where=_.age_s <= days * DAY_S) for days in (1, 7, 30)}
     )
     return lists(
         by_type,
         order="event_type",
+        keys=last.keys,
         count_event_types=by_type.event_type,
         counts_1d=by_type.n1,
         counts_7d=by_type.n7,
@@ -156,25 +254,23 @@ def _counts(events: ibis.Table, spine: ibis.Table, settings: FeatureSettings) ->
     )
 
 
-def _affinities(events: ibis.Table, items: ibis.Table, spine: ibis.Table, settings: FeatureSettings) -> ibis.Table:
-    categories = items.select("item_id", category=items.categories.unnest())
-    past = _past_engagements(events, spine, settings)
-    weighed = past.join(categories, "item_id").group_by([*KEYS, "category"]).agg(weight=_.weight.sum())
-    shares = weighed.mutate(share=_.weight / _.weight.sum().over(group_by=KEYS))
-    place = ibis.row_number().over(group_by=KEYS, order_by=[ibis.desc("share"), ibis.asc("category")])
-    best = shares.mutate(place=place).filter(_.place < AFFINITY_CATEGORIES)
-    return lists(best, order="place", affinity_categories=best.category, affinity_shares=best.share.cast("float32"))
+def _affinities(weights: ibis.Table, keys: Sequence[str]) -> ibis.Table:
+    total = weights.weight.sum().over(group_by=keys)
+    place = ibis.row_number().over(group_by=keys, order_by=[ibis.desc("weight"), ibis.asc("category")])
+    best = weights.mutate(share=weights.weight / total, place=place).filter(_.place < AFFINITY_CATEGORIES)
+    return lists(
+        best,
+        order="place",
+        keys=keys,
+        affinity_categories=best.category,
+        affinity_shares=best.share.cast("float32"),
+    )
 
 
-def _acts(events: ibis.Table, settings: LifecycleSettings) -> ibis.Table:
-    """What users did, each with whether it starts a day of theirs and whether it ends a dormant absence."""
-    acts = events.filter(events.event_type.notin(NOT_ACTIVITY))
-    acts = acts.select("user_id", "event_time", "event_id", unix_s=unix_s(acts.event_time))
-    before = acts.unix_s.lag().over(group_by="user_id", order_by=["event_time", "event_id"])
-    acts = acts.mutate(before_unix_s=before)
-    starts_day = acts.before_unix_s.isnull() | (acts.before_unix_s // 86_400 < acts.unix_s // 86_400)
-    is_return = acts.unix_s - acts.before_unix_s >= settings.dormant_after_days * DAY_S
-    return acts.select("user_id", "event_time", "unix_s", starts_day=starts_day, is_return=is_return.fill_null(False))
+def beside(left: ibis.Table, right: ibis.Table, keys: Sequence[str]) -> ibis.Table:
+    """Two tables with a row each for the same keys as one."""
+    more = right.drop([name for name in right.columns if name in left.columns and name not in keys])
+    return left.join(more, list(keys))
 
 
 def _with_state(rows: ibis.Table, settings: LifecycleSettings) -> ibis.Table:
@@ -195,17 +291,3 @@ def _with_state(rows: ibis.Table, settings: LifecycleSettings) -> ibis.Table:
     state = ibis.cases(*((when, str(name)) for when, name, _s in branches), else_=str(Lifecycle.CASUAL))
     in_state_s = ibis.cases(*((when, seconds) for when, _name, seconds in branches), else_=since_new_s)
     return rows.mutate(state=state, days_in_state=(ibis.greatest(in_state_s, 0.0) / DAY_S).cast("float32"))
-
-
-def _with_rate(rows: ibis.Table, past: ibis.Table) -> ibis.Table:
-    """Of the users who saw the item, the share who then engaged, drawn to the mean of all items."""
-    pair = ["item_id", "user_id"]
-    seen = past.filter(past.event_type == EXPOSURE).group_by(pair).agg(seen_at=_.event_time.min())
-    engaged = past.filter(past.is_engagement).group_by(pair).agg(engaged_at=_.event_time.max())
-    pairs = left_join(seen, engaged, pair)
-    pairs = pairs.mutate(followed=(pairs.engaged_at >= pairs.seen_at).fill_null(False))
-    by_item = pairs.group_by("item_id").agg(saw=_.count(), followed=_.count(where=_.followed))
-    mean = by_item.agg(mean=_.followed.sum() / _.saw.sum())  # null when nothing was ever exposed
-    rows = left_join(rows, by_item, ["item_id"]).cross_join(mean)
-    rate = (rows.followed.fill_null(0) + RATE_PRIOR_USERS * rows["mean"]) / (rows.saw.fill_null(0) + RATE_PRIOR_USERS)
-    return rows.mutate(engagement_rate=rate).drop("saw", "followed", "mean")

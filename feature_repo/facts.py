@@ -1,0 +1,73 @@
+"""Events → the facts that views are made of. Each is a sum over events, so facts of two sets of events can be merged.
+
+Every time, count, minimum, maximum and sum is a whole number: no order of adding changes a result, on any engine.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import ibis
+from ibis import _
+
+from feature_repo.events import EXPOSURE, NOT_ACTIVITY
+from feature_repo.expressions import microseconds, weight
+from feature_repo.lifecycle import DAY_S
+from feature_repo.settings import FeatureSettings, LifecycleSettings
+
+WEIGHT_SCALE: Final = 1_000_000  # weights are summed in millionths
+DAY: Final = 86_400
+
+
+def prepare(events: ibis.Table, settings: FeatureSettings) -> ibis.Table:
+    """Rows of the event log with event_us and unix_s since 1970 and the type's weight in millionths.
+
+    An engine may have prepared them while it read the log, which is faster.
+    """
+    if "event_us" in events.columns:
+        return events
+    events = events.mutate(event_us=microseconds(events.event_time))
+    scaled = (weight(events.event_type, settings) * WEIGHT_SCALE).round().cast("int64")
+    columns = ("user_id", "item_id", "event_type", "surface", "event_us")
+    return events.select(*columns, unix_s=(_.event_us // 1_000_000).cast("int64"), weight=scaled)
+
+
+def engagements(events: ibis.Table) -> ibis.Table:
+    """(user_id, item_id, event_type, unix_s) → weight, event_us: the same in one second is one engagement."""
+    rows = events.filter(events.weight > 0).group_by(["user_id", "item_id", "event_type", "unix_s"])
+    return rows.agg(event_us=_.event_us.min(), weight=_.weight.min())
+
+
+def days(events: ibis.Table) -> ibis.Table:
+    """(user_id, day) → first_unix_s, last_unix_s, events: what the user did on each UTC day."""
+    return (
+        acts_of(events)
+        .group_by(["user_id", "day"])
+        .agg(first_unix_s=_.unix_s.min(), last_unix_s=_.unix_s.max(), events=_.count())
+    )
+
+
+def with_returns(rows: ibis.Table, settings: LifecycleSettings) -> ibis.Table:
+    """Days with `is_return`: whether the day's first act ends a dormant absence (which lasts a day at least)."""
+    before = rows.last_unix_s.lag().over(group_by="user_id", order_by="day")
+    gap_s = rows.first_unix_s - before
+    return rows.mutate(is_return=(gap_s >= settings.dormant_after_days * DAY_S).fill_null(False))
+
+
+def acts_of(events: ibis.Table) -> ibis.Table:
+    """What users did, with its second and UTC day. Exposures and contacts are what we did."""
+    acts = events.filter(events.event_type.notin(NOT_ACTIVITY))
+    return acts.select("user_id", "event_us", "unix_s", day=(acts.unix_s // DAY).cast("int64"))
+
+
+def pairs(events: ibis.Table) -> ibis.Table:
+    """(item_id, user_id) → how often and when the user saw the item and engaged with it."""
+    of_items = events.filter(events.item_id != "")
+    of_items = of_items.mutate(is_exposure=of_items.event_type == EXPOSURE)
+    return of_items.group_by(["item_id", "user_id"]).agg(
+        exposures=_.count(where=_.is_exposure),
+        engagements=_.count(where=_.weight > 0),
+        seen_us=_.event_us.min(where=_.is_exposure),
+        engaged_us=_.event_us.max(where=_.weight > 0),
+        first_us=_.event_us.min(),
+    )
