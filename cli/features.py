@@ -40,7 +40,7 @@ def build(
     from feature_repo.build import build as build_features
 
     settings: Settings = context.obj
-    moment = datetime.now(UTC) if as_of is None else _moment("--as-of", as_of)
+    moment = datetime.now(UTC) if as_of is None else read_moment("--as-of", as_of)
     with reporting() as report:
         summary = build_features(settings.state, settings.features, as_of=moment, report=report)
     typer.echo(f"features as of {summary.as_of:%Y-%m-%d %H:%M:%S} UTC")
@@ -86,7 +86,7 @@ def materialize(
     from feature_repo.store import open_store
 
     settings: Settings = context.obj
-    moment = None if since is None else _moment("--since", since)
+    moment = None if since is None else read_moment("--since", since)
     store = open_store(settings.state, settings.features)
     with reporting() as report:
         done = load(
@@ -132,7 +132,7 @@ def check(context: typer.Context) -> None:
         raise LongtailError(f"nothing is built in {settings.state.features}; run `longtail features build`")
 
 
-def _moment(option: str, given: str) -> datetime:
+def read_moment(option: str, given: str) -> datetime:
     try:
         moment = datetime.fromisoformat(given)
     except ValueError as error:

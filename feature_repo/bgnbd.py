@@ -50,6 +50,11 @@ class BgNbd:
         unconditional = (a + self.b + x - 1.0) / (a - 1.0) * (1.0 - ((self.alpha + age) / after) ** shape * hyper)
         return np.asarray(unconditional * self.p_alive(x, t_x, age), dtype=np.float64)
 
+    def p_visit(self, horizon_days: float, x: Floats, t_x: Floats, age: Floats) -> Floats:
+        """P(a visit in the next `horizon_days` | x, t_x, T): alive, and λ ~ Gamma(r + x, α + T) gives one. [users]"""
+        after = self.alpha + age + horizon_days
+        return self.p_alive(x, t_x, age) * (1.0 - ((self.alpha + age) / after) ** (self.r + x))
+
     def _odds_of_loss(self, x: Floats, t_x: Floats, age: Floats) -> Floats:
         returned = x > 0
         safe_x = np.where(returned, x, 1.0)

@@ -1,0 +1,72 @@
+"""Commands: who will come back."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from cli.settings import Settings
+    from training.returns.workflow import Trained
+
+
+def register(app: typer.Typer) -> None:
+    """Adds these commands to `longtail`."""
+    app.command()(train_returns)
+
+
+def train_returns(
+    context: typer.Context,
+    horizon_days: Annotated[float, typer.Option(min=1, max=366, help="A return is a visit within so many days.")] = 30,
+    as_of: Annotated[
+        str | None, typer.Option(help="Use only events before this moment, ISO, UTC without a zone. Default: all.")
+    ] = None,
+) -> None:
+    """Learns who comes back without a contact, and writes every user's probability as the view user_returns.
+
+    Judged against BG/NBD at a later moment; where it is not better, BG/NBD's probabilities are written.
+
+    Example: `longtail train-returns --horizon-days 30 && longtail features materialize`
+    """
+    from cli.features import read_moment
+    from training.returns.examples import open_returns
+    from training.returns.rows import write_user_returns
+    from training.returns.workflow import train
+
+    settings: Settings = context.obj
+    until = None if as_of is None else read_moment("--as-of", as_of)
+    trained = train(open_returns(settings.state.events, settings.features), horizon_days=horizon_days, as_of=until)
+    now = datetime.now(UTC)
+    version = int(now.strftime("%Y%m%d%H%M%S"))
+    path = settings.state.features / "user_returns.parquet"
+    write_user_returns(
+        path,
+        user_ids=trained.now.user_id,
+        p_return=trained.p_return,
+        p_return_contacted=None,
+        horizon_days=horizon_days,
+        basis=trained.basis,
+        version=version,
+        now=now,
+    )
+    settings.state.training.mkdir(parents=True, exist_ok=True)
+    report = settings.state.training / "returns.json"
+    report.write_text(json.dumps(trained.report | {"version": version}, indent=2) + "\n")
+    _show(trained)
+    typer.echo(f"{report}")
+    typer.echo(f"{path}: {len(trained.p_return)} users by {trained.basis}; next: `longtail features materialize`")
+
+
+def _show(trained: Trained) -> None:
+    judged = trained.report["judged"] or {}
+    for name in ("return_model", "bgnbd"):
+        if name in judged:
+            one = judged[name]
+            typer.echo(
+                f"{name}: AUC {one['auc']:.4f}, log loss {one['log_loss']:.4f}, Brier {one['brier']:.4f}, "
+                f"calibration error {one['calibration_error']:.4f}"
+            )
+    typer.echo(trained.report["reason"])
