@@ -20,6 +20,7 @@ from serving.gateway.access.tls import Certificates, check_exposure
 from serving.gateway.background import Chore
 from serving.gateway.boundary import Boundary
 from serving.gateway.feedback import Feedback
+from serving.gateway.limit import Limit
 from serving.gateway.permits import Permits
 from serving.gateway.policy_book import PolicyBook
 from serving.gateway.ports import Ports
@@ -100,13 +101,15 @@ def build(
     certificates = Certificates(settings.tls, not_after=telemetry.certificate_not_after) if settings.tls.is_on else None
     retry_after_s = settings.retry_after_ms / 1000
     permits = Permits(
-        settings.permits,
+        Limit(settings.permits, least=settings.least_permits, target_s=settings.target_ms / 1000),
         low_permits=settings.batch_permits,
+        queue=settings.queue,
+        queue_s=settings.queue_ms / 1000,
         retry_after_s=retry_after_s,
         taken=telemetry.permits_taken.labels("activation"),
     )
     feedback_permits = Permits(
-        settings.feedback_permits, retry_after_s=retry_after_s, taken=telemetry.permits_taken.labels("feedback")
+        Limit(settings.feedback_permits), retry_after_s=retry_after_s, taken=telemetry.permits_taken.labels("feedback")
     )
     server = grpc.aio.server(interceptors=[Boundary(telemetry, gate)], options=_options(settings))
     activation_pb2_grpc.add_ActivationServiceServicer_to_server(

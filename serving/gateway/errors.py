@@ -20,6 +20,7 @@ class Cause(StrEnum):
     BAD_ANSWER = "bad_answer"
     CONTRACT_MISMATCH = "contract_mismatch"
     QUEUE_FULL = "queue_full"
+    CIRCUIT_OPEN = "circuit_open"
     DISK = "disk"
 
 
@@ -90,7 +91,10 @@ class OverloadedError(RefusalError):
     reason = "NO_PERMIT"
 
     def __init__(self, *, permits: int, retry_after_s: float) -> None:
-        super().__init__(f"all {permits} permits are taken; retry in {retry_after_s:g} s", permits=str(permits))
+        super().__init__(
+            f"all {permits} permits are taken, and nobody may wait longer; retry in {retry_after_s:g} s",
+            permits=str(permits),
+        )
         self.retry_after_s = retry_after_s
 
 

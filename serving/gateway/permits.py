@@ -1,40 +1,102 @@
-"""How many calls may be in flight: taken before any work, never waited for."""
+"""How many calls are in work: a permit is taken before any work, waited for shortly and in a bounded queue only."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import asyncio
+import time
+from collections import deque
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 from prometheus_client import Gauge
 
 from serving.gateway.errors import OverloadedError
+from serving.gateway.limit import Limit
+
+Waiter = asyncio.Future[None]  # done when the permit is there; an exception when it is not to be had
 
 
 class Permits:
-    """Calls of low priority may hold `low_permits` of them, so that people are served beside jobs."""
+    """Calls of low priority wait behind the others, make room for them in the queue, and hold `low_permits` at most."""
 
-    def __init__(self, permits: int, *, low_permits: int | None = None, retry_after_s: float, taken: Gauge) -> None:
-        self._permits = permits
-        self._low_permits = permits if low_permits is None else min(low_permits, permits)
+    def __init__(
+        self,
+        limit: Limit,
+        *,
+        low_permits: int | None = None,
+        queue: int = 0,
+        queue_s: float = 0.0,
+        retry_after_s: float,
+        taken: Gauge,
+    ) -> None:
+        self._limit = limit
+        self._low_permits = limit.most if low_permits is None else low_permits
+        self._queue = queue
+        self._queue_s = queue_s
         self._retry_after_s = retry_after_s
         self._gauge = taken
         self._taken = 0
         self._low_taken = 0
+        self._waiting: deque[Waiter] = deque()
+        self._low_waiting: deque[Waiter] = deque()
 
-    @contextmanager
-    def take(self, *, low: bool = False) -> Iterator[None]:
-        """Raises OverloadedError at once when none is free."""
-        if self._taken >= self._permits:
-            raise OverloadedError(permits=self._permits, retry_after_s=self._retry_after_s)
-        if low and self._low_taken >= self._low_permits:
-            raise OverloadedError(permits=self._low_permits, retry_after_s=self._retry_after_s)
-        self._hold(1, low)
+    @asynccontextmanager
+    async def take(self, *, low: bool = False) -> AsyncIterator[None]:
+        """Raises OverloadedError, at once when the queue is full."""
+        if self._is_free(low):
+            self._hold(1, low)
+        else:
+            await self._wait(low)
+        started_s = time.monotonic()
         try:
             yield
         finally:
+            self._limit.observe(time.monotonic() - started_s, in_flight=self._taken)
             self._hold(-1, low)
+            self._hand_on()
+
+    def _is_free(self, low: bool) -> bool:
+        return self._taken < self._limit.value and not (low and self._low_taken >= self._low_permits)
+
+    async def _wait(self, low: bool) -> None:
+        if len(self._waiting) + len(self._low_waiting) >= self._queue and (low or not self._turn_away_low()):
+            raise self._overloaded(low)
+        waiter: Waiter = asyncio.get_running_loop().create_future()
+        queue = self._low_waiting if low else self._waiting
+        queue.append(waiter)
+        try:
+            async with asyncio.timeout(self._queue_s):
+                await waiter
+        except BaseException as error:
+            if waiter.done() and not waiter.cancelled() and waiter.exception() is None:  # it came too late
+                self._hold(-1, low)
+                self._hand_on()
+            elif waiter in queue:
+                queue.remove(waiter)
+            if isinstance(error, TimeoutError):
+                raise self._overloaded(low) from None
+            raise
+
+    def _turn_away_low(self) -> bool:
+        """The low one that came last leaves the queue to one who is not."""
+        if not self._low_waiting:
+            return False
+        self._low_waiting.pop().set_exception(self._overloaded(low=True))
+        return True
+
+    def _hand_on(self) -> None:
+        for low, queue in ((False, self._waiting), (True, self._low_waiting)):
+            while queue and self._is_free(low):
+                waiter = queue.popleft()
+                if not waiter.done():
+                    self._hold(1, low)
+                    waiter.set_result(None)
 
     def _hold(self, change: int, low: bool) -> None:
         self._taken += change
         self._low_taken += change if low else 0
         self._gauge.set(self._taken)
+
+    def _overloaded(self, low: bool) -> OverloadedError:
+        permits = min(self._low_permits, self._limit.value) if low else self._limit.value
+        return OverloadedError(permits=permits, retry_after_s=self._retry_after_s)

@@ -23,6 +23,7 @@ from serving.gateway.access.gate import Gate, open_gate
 from serving.gateway.access.tls import is_loopback
 from serving.gateway.app import build, refuse_exposure
 from serving.gateway.background import Chore
+from serving.gateway.breaker import Breaker, GuardedFeatures, GuardedScorer
 from serving.gateway.decision_id import new_decision_id
 from serving.gateway.decision_log import JsonlDecisionLog
 from serving.gateway.domain import UserId
@@ -93,9 +94,9 @@ async def serve(
         gateway = build(
             settings,
             ports=Ports(
-                features=reader,
+                features=GuardedFeatures(reader, _breaker(settings)),
                 catalog=catalog,
-                scorer=scorer,
+                scorer=GuardedScorer(scorer, _breaker(settings)),
                 decisions=_decisions(settings, state, telemetry, stack),
                 memory=RowMemory(settings.remembered_users),
                 lifecycle=features.lifecycle,
@@ -138,6 +139,10 @@ def _token_check(gate: Gate) -> Callable[[], Awaitable[None]]:
         gate.reload_if_touched()
 
     return check
+
+
+def _breaker(settings: GatewaySettings) -> Breaker:
+    return Breaker(failures=settings.breaker_failures, open_s=settings.breaker_open_ms / 1000)
 
 
 def _settle_memory() -> None:

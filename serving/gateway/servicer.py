@@ -59,7 +59,7 @@ class ActivationServicer(activation_pb2_grpc.ActivationServiceServicer):
         is_low = request.priority == pb.PRIORITY_BATCH
         if not is_low:
             self._lane.give_way()
-        with self._permits.take(low=is_low):
+        async with self._permits.take(low=is_low):
             return await self._rank(request, self._deadline(context))
 
     async def BatchRankItems(  # noqa: N802
@@ -93,7 +93,7 @@ class ActivationServicer(activation_pb2_grpc.ActivationServiceServicer):
         return encoding.encode_ranking(ranking)
 
     async def GetUserState(self, request: pb.GetUserStateRequest, context: Context) -> pb.GetUserStateResponse:  # noqa: N802
-        with self._permits.take():
+        async with self._permits.take():
             deadline = self._deadline(context)
             now_unix_s = self._clock()
             query = decoding.decode_state_query(request, now_unix_s=now_unix_s)
@@ -128,7 +128,7 @@ class FeedbackServicer(feedback_pb2_grpc.FeedbackServiceServicer):
     async def RecordEvents(  # noqa: N802
         self, request: feedback_pb2.RecordEventsRequest, context: Context
     ) -> feedback_pb2.RecordEventsResponse:
-        with self._permits.take():
+        async with self._permits.take():
             decoding.check_event_count(request)
             now = datetime.fromtimestamp(self._clock(), UTC)
             events = [decoding.decode_event(event, now=now) for event in request.events]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
@@ -39,7 +40,25 @@ SignatureDefMap: Final = message_class("tensorflow.serving.SignatureDefMap")
 LOW_USERS_A_CALL: Final = 16  # a call for people may have to wait for it
 CELLS_A_CALL: Final = 8192  # users × candidates
 SERVICE: Final = "/tensorflow.serving.PredictionService"
+# A call whose connection broke is made once more: Predict changes nothing. gRPC's throttle is the budget: retries stop
+# while more than half of the last calls failed, and every ten answers earn one.
+RETRIES: Final = {
+    "methodConfig": [
+        {
+            "name": [{"service": "tensorflow.serving.PredictionService"}],
+            "retryPolicy": {
+                "maxAttempts": 2,
+                "initialBackoff": "0.01s",
+                "maxBackoff": "0.05s",
+                "backoffMultiplier": 2,
+                "retryableStatusCodes": ["UNAVAILABLE"],
+            },
+        }
+    ],
+    "retryThrottling": {"maxTokens": 10, "tokenRatio": 0.1},
+}
 OPTIONS: Final = (
+    ("grpc.service_config", json.dumps(RETRIES)),
     ("grpc.max_receive_message_length", 16 * 1024 * 1024),
     ("grpc.max_reconnect_backoff_ms", 2000),
     ("grpc.initial_reconnect_backoff_ms", 100),

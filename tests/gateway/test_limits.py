@@ -164,7 +164,7 @@ async def test_bytes_that_are_no_request_are_the_callers_fault(start: Start, wor
 
 async def test_without_a_free_permit_the_answer_is_no_at_once(start: Start, world: World) -> None:
     world.features.delay_s = 30
-    running = await start(world, permits=1, retry_after_ms=70)
+    running = await start(world, permits=1, queue=0, retry_after_ms=70)
     waiting = running.activation.RankItems(pb.RankItemsRequest(user_id="active"), timeout=60)
     await until(lambda: world.features.asked)
     error = await refusal(running, pb.RankItemsRequest(user_id="casual"))
@@ -176,7 +176,7 @@ async def test_without_a_free_permit_the_answer_is_no_at_once(start: Start, worl
 
 async def test_jobs_leave_permits_to_people(start: Start, world: World) -> None:
     world.features.delay_s = 30
-    running = await start(world, permits=2, batch_permits=1)
+    running = await start(world, permits=2, batch_permits=1, queue=0)
     job = pb.RankItemsRequest(user_id="job", priority=pb.PRIORITY_BATCH)
     calls = [running.activation.RankItems(job, timeout=60)]
     await until(lambda: len(world.features.asked) == 1)

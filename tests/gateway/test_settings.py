@@ -5,12 +5,17 @@ from pathlib import Path
 
 import pytest
 
+import cli
 import serving.gateway
 from serving.gateway.deadline import Deadline, Stage
 from serving.gateway.errors import DeadlineError
 from serving.gateway.settings import GatewaySettings, StageShares
 
-SOURCES = [path for path in Path(serving.gateway.__file__).parent.glob("*.py") if path.name != "settings.py"]
+COMMAND = Path(cli.__file__).with_name("gateway.py")
+SOURCES = [
+    COMMAND,
+    *(path for path in Path(serving.gateway.__file__).parent.glob("*.py") if path.name != "settings.py"),
+]
 
 
 def test_every_setting_is_read_by_something() -> None:

@@ -583,7 +583,9 @@ class DegradedCause(_message.Message):
     dependency: _builtins.str
     """"features", "candidates", "model" or "decision_log"."""
     cause: _builtins.str
-    """"timeout", "unavailable", "bad_answer", "contract_mismatch", "queue_full" or "disk"."""
+    """"timeout", "unavailable", "bad_answer", "contract_mismatch", "queue_full", "disk", or
+    "circuit_open": it failed so often that it is not asked for a moment.
+    """
     detail: _builtins.str
     """For people."""
     def __init__(
