@@ -131,6 +131,8 @@ def print_ranking(answer: pb.RankItemsResponse) -> None:
         table.add_row(*(Text(cell) for cell in (*cells, item.source, " × ".join(notes))))
     console = _console()
     console.print(_describe(answer.user_state))
+    if answer.decision != pb.DECISION_SHOW:
+        console.print(Text(f"{pb.Decision.Name(answer.decision).removeprefix('DECISION_')}: {answer.decision_reason}"))
     console.print(table)
     dropped = ", ".join(f"{one.count} {one.reason}" for one in answer.dropped)
     console.print(Text(f"not shown: {dropped or 'none'}"))
@@ -148,9 +150,8 @@ def print_status(status: Status) -> None:
     ranking = status.ranking
     console.print(Text(f"gateway {status.address} is {status.health}"))
     console.print(Text(f"model   {_model(ranking)}"))
-    console.print(
-        Text(f"policy  {ranking.policy_version}, experiment {ranking.experiment.name}/{ranking.experiment.arm}")
-    )
+    arms = ", ".join(f"{one.name}/{one.arm}" for one in ranking.experiments)
+    console.print(Text(f"policy  {ranking.policy_version}{', experiments ' if arms else ''}{arms}"))
     _print_causes(console, ranking.degraded_causes)
 
 

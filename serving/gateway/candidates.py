@@ -11,7 +11,6 @@ from serving.gateway.errors import CandidatesError, ModelError
 from serving.gateway.item_table import ItemTable
 from serving.gateway.ports import Ports
 
-ALL_SOURCES: Final = (Source.RETRIEVAL, Source.POPULAR, Source.FRESH)
 MOST: Final = 1000
 
 
@@ -21,16 +20,19 @@ async def gather(
     items: ItemTable,
     ports: Ports,
     *,
+    sources: Sequence[Source],
     fallback: Source,
     timeout_s: float,
 ) -> tuple[tuple[Candidate, ...], CandidatesError | None]:
-    """The candidates, 1000 at most. When retrieval fails, the state's fallback list stands in for it."""
+    """The candidates, 1000 at most; `sources` are the policy's, for a caller who names none.
+
+    When retrieval fails, the state's fallback list stands in for it.
+    """
     if query.candidate_item_ids:
         return _from(Source.CALLER, query.candidate_item_ids), None
-    sources = query.sources or ALL_SOURCES
     failure = None
     found: list[Candidate] = []
-    for source in sources:
+    for source in query.sources or sources:
         if source is Source.RETRIEVAL:
             try:
                 found += _from(source, await ports.scorer.retrieve(model_user, timeout_s=timeout_s))

@@ -17,6 +17,7 @@ UserId = NewType("UserId", str)
 ItemId = NewType("ItemId", str)
 Floats = npt.NDArray[np.float64]
 Float32s = npt.NDArray[np.float32]
+Ints = npt.NDArray[np.int32]
 
 
 class Objective(StrEnum):
@@ -39,6 +40,14 @@ class Source(StrEnum):
     POPULAR = "popular"
     FRESH = "fresh"
     FALLBACK = "fallback"
+
+
+class Verdict(StrEnum):
+    """What the caller should do."""
+
+    SHOW = "show"
+    HOLD_OUT = "hold_out"
+    SUPPRESSED = "suppressed"
 
 
 class Drop(StrEnum):
@@ -70,6 +79,15 @@ class Behavior(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Campaign:
+    """Why a user is ranked for whom nobody asked: to be contacted. `sent` is what campaigns chose already."""
+
+    campaign_id: str
+    holdout_rate: float
+    sent: tuple[tuple[str, float], ...]  # (channel, unix_s)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Query:
     """One valid question. `history` is None when the feature store's counts; `now_unix_s` is None when it is now."""
 
@@ -87,6 +105,7 @@ class Query:
     now_unix_s: float | None = None
     idempotency_key: str = ""
     priority: Priority = Priority.INTERACTIVE
+    campaign: Campaign | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -162,6 +181,29 @@ class Scores:
     model: ModelVersion
 
 
+@dataclass(frozen=True, kw_only=True)
+class Scored:
+    """The eligible candidates and all that the policy is told of them; `model` is None when the prior stands in.
+
+    Each number is of float32 precision, as the decision log keeps it, so that a replay computes the same.
+    """
+
+    candidates: tuple[Candidate, ...]
+    scores: Float32s  # [candidates], 0 without a model
+    relevance: Floats  # [candidates], the model's score, or the prior's word
+    novelty: Floats  # [candidates]
+    exposures: Floats  # [candidates], times shown in vain, less the longer ago
+    categories: Ints  # [candidates], equal for the same category; 0 is unknown
+    category_names: Mapping[int, str]
+    rates: Floats  # [candidates], smoothed share of those shown the item who engaged; NaN when nobody was
+    trials: Floats  # [candidates], how many were
+    model: ModelVersion | None
+
+    @property
+    def is_prior(self) -> bool:
+        return self.model is None
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Term:
     """One factor of an item's value: value = product of term^weight."""
@@ -195,8 +237,12 @@ class Degradation:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Experiment:
+    """Where a user is; `version` changes with all that decides who is in which arm and what the arm does."""
+
+    layer: str
     name: str
     arm: str
+    version: str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -210,12 +256,18 @@ class Ranking:
     groups: FeatureGroups
     model: ModelVersion | None
     policy_version: str
-    experiment: Experiment
+    experiments: tuple[Experiment, ...]
     dropped: Mapping[Drop, int]
+    scored: Scored  # what the items were chosen from
+    unit: str  # who is randomised
+    verdict: Verdict = Verdict.SHOW
+    reason: str = ""  # of another verdict than SHOW
+    contact_propensity: float = 1.0  # probability that this user is not held out
+    explores: bool = True  # False: arranged anew without exploration, since the draw could not be logged
     degradations: tuple[Degradation, ...] = ()
     timings_us: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def is_randomized(self) -> bool:
         """True when another draw could have answered differently: then the propensities must be on record."""
-        return any(item.propensity < 1 for item in self.items)
+        return self.verdict is Verdict.SHOW and any(item.propensity < 1 for item in self.items)

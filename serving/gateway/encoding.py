@@ -14,15 +14,18 @@ from longtail.activation.v1 import activation_pb2 as pb
 from longtail.activation.v1 import feedback_pb2
 from serving.gateway.domain import (
     Degradation,
+    Experiment,
     FeatureGroup,
     FeatureGroups,
     GroupStatus,
     RankedItem,
     Ranking,
     User,
+    Verdict,
 )
 from serving.gateway.feedback import Fate, Outcome
 
+VERDICTS: Final = {verdict: pb.Decision.Value(f"DECISION_{verdict.name}") for verdict in Verdict}
 LIFECYCLES: Final = {state: pb.Lifecycle.Value(f"LIFECYCLE_{state.name}") for state in Lifecycle}
 FATES: Final = {fate: feedback_pb2.EventAck.Status.Value(f"STATUS_{fate.name}") for fate in Fate}
 STATUSES: Final = {status: pb.FeatureStatus.Status.Value(f"STATUS_{status.name}") for status in GroupStatus}
@@ -41,17 +44,20 @@ def encode_acks(
 def encode_ranking(ranking: Ranking) -> pb.RankItemsResponse:
     response = pb.RankItemsResponse(
         decision_id=ranking.decision_id,
-        decision=pb.DECISION_SHOW,
-        items=[_encode_item(item) for item in ranking.items],
+        decision=VERDICTS[ranking.verdict],
+        decision_reason=ranking.reason,
+        items=[_encode_item(item) for item in ranking.items] if ranking.verdict is Verdict.SHOW else [],
         user_state=encode_user(ranking.user),
         feature_status=encode_groups(ranking.groups) if ranking.user.user_id else [],
         degraded=bool(ranking.degradations),
         degraded_causes=encode_degradations(ranking.degradations),
         policy_version=ranking.policy_version,
-        experiment=pb.Experiment(name=ranking.experiment.name, arm=ranking.experiment.arm),
+        experiments=[_encode_experiment(one) for one in ranking.experiments],
         timings=[pb.StageTiming(stage=stage, duration_us=us) for stage, us in ranking.timings_us.items()],
         dropped=[pb.DroppedCount(reason=reason, count=count) for reason, count in sorted(ranking.dropped.items())],
     )
+    if ranking.experiments:
+        response.experiment.CopyFrom(response.experiments[0])
     if ranking.model is not None:
         model = ranking.model
         response.model.CopyFrom(pb.ModelVersion(name=model.name, version=model.version, label=model.label))
@@ -61,6 +67,10 @@ def encode_ranking(ranking: Ranking) -> pb.RankItemsResponse:
 def encode_refusal(status: status_pb2.Status) -> pb.RankItemsResponse:
     error = pb.RankItemsError(code=status.code, message=status.message, details=status.details)
     return pb.RankItemsResponse(error=error)
+
+
+def _encode_experiment(one: Experiment) -> pb.Experiment:
+    return pb.Experiment(name=one.name, arm=one.arm, layer=one.layer, version=one.version)
 
 
 def _encode_item(item: RankedItem) -> pb.RankedItem:

@@ -24,6 +24,9 @@ COLUMNS: Final = (
     "popularity_percentile",
     "first_seen_unix_s",
     "withdrawn",
+    "category",
+    "exposures",
+    "engagement_rate",
     "event_timestamp",
 )
 

@@ -1,25 +1,30 @@
 """The order of the items: pure. No clock, no random, no logging; the same question gets the same answer.
 
-value = relevance^w_relevance × novelty^(w_novelty × tail_percentile of the user)
+value = relevance^w_r × novelty^(w_n × tail_percentile of the user) × fatigue^w_f × diversity^w_d
 
-Exploration gives some of the last positions to items beyond the list. Each such position has items of its own to
-draw from, so that positions are independent and an item's propensity at its rank is exact:
-ε / (items of the position) where it was drawn, 1 − ε where the position kept its item, 1 elsewhere.
+- fatigue = 1 / (1 + exposures), each exposure without engagement counting less the longer ago it was.
+- diversity is the share of an item that those placed before it leave unexplained: the greedy solution of a
+  determinantal point process whose items have correlation ρ within a category and none across. With n of the
+  category placed before, its square is 1 − ρ² n / (1 + (n − 1) ρ).
+
+`exploration` then gives some of the last positions to items beyond the list.
 """
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Sequence
+import heapq
+from collections import defaultdict
 from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
-from serving.gateway.domain import Floats, ItemId, Term
+from serving.gateway.domain import Floats, Scored, Term
+from serving.gateway.exploration import Exploration, Position, explore
 
 SMALLEST_TERM: Final = 1e-6  # a term of 0 would hide the others
+NO_CATEGORY: Final = 0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -29,26 +34,9 @@ class Weighting:
     relevance: float
     novelty: float  # the policy's weight × the user's tail percentile
     relevance_floor: float
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Exploration:
-    """`seed` names experiment, user and UTC day: all that a draw depends on, with item and position."""
-
-    seed: str
-    rate: float
-    slots: int
-    pool: int
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Position:
-    """One place of the answer; `candidate` is an index."""
-
-    candidate: int
-    value: float
-    propensity: float = 1.0
-    is_exploration: bool = False
+    fatigue: float = 0.0
+    diversity: float = 0.0
+    category_correlation: float = 0.5
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -60,105 +48,128 @@ class Slate:
     below_limit: int
 
 
-def arrange(
-    *,
-    item_ids: Sequence[ItemId],
-    relevance: Floats,
-    novelty: Floats,
-    weighting: Weighting,
-    limit: int,
-    exploration: Exploration | None,
-) -> Slate:
+def arrange(scored: Scored, *, weighting: Weighting, limit: int, exploration: Exploration | None) -> Slate:
     """Orders the candidates by value, then lets exploration have its share. Ties go by item id."""
-    values = value_of(relevance, novelty, weighting)  # [candidates]
-    above = np.flatnonzero(relevance >= weighting.relevance_floor)
-    order = _best_first(values, above, item_ids)
-    reach = limit + (exploration.pool if exploration is not None else 0)
-    positions = [Position(candidate=candidate, value=float(values[candidate])) for candidate in order[:reach]]
-    shown, beyond = positions[:limit], positions[limit:]
+    values = value_of(scored, weighting)  # [candidates], diversity aside
+    above = np.flatnonzero(scored.relevance >= weighting.relevance_floor)
+    order = _best_first(values, above, scored)
+    shown, rest = _spread(order, values, scored, weighting, limit)
     if exploration is not None:
-        shown = explore(shown, beyond, item_ids, exploration)
+        beyond = [Position(candidate=candidate, value=float(values[candidate])) for candidate in rest(exploration.pool)]
+        shown = explore(shown, beyond, scored, exploration)
     return Slate(
         positions=tuple(shown),
-        below_floor=len(item_ids) - len(order),
+        below_floor=len(scored.candidates) - len(order),
         below_limit=len(order) - len(shown),
     )
 
 
-def _best_first(values: Floats, above: npt.NDArray[np.intp], item_ids: Sequence[ItemId]) -> list[int]:
+def _best_first(values: Floats, above: npt.NDArray[np.intp], scored: Scored) -> list[int]:
     """The candidates `above`, by value, ties by item id. Ids are looked at only where values are equal."""
     order = above[np.argsort(-values[above], kind="stable")]
     ordered = values[order]
     if (ordered[1:] == ordered[:-1]).any():
-        return sorted(above.tolist(), key=lambda candidate: (-values[candidate], item_ids[candidate]))
+        candidates = scored.candidates
+        return sorted(above.tolist(), key=lambda place: (-values[place], candidates[place].item_id))
     best: list[int] = order.tolist()
     return best
 
 
-def value_of(relevance: Floats, novelty: Floats, weighting: Weighting) -> Floats:
+class _Rest:
+    """The candidates that are in no position, best first."""
+
+    def __init__(self, order: list[int], shown: list[Position]) -> None:
+        self._order = order
+        self._shown = {position.candidate for position in shown}
+
+    def __call__(self, count: int) -> list[int]:
+        reach = self._order[: len(self._shown) + count]
+        if len(reach) < len(self._order) and not self._shown.issubset(reach):
+            reach = self._order
+        return [candidate for candidate in reach if candidate not in self._shown][:count]
+
+
+def _spread(
+    order: list[int], values: Floats, scored: Scored, weighting: Weighting, limit: int
+) -> tuple[list[Position], _Rest]:
+    """The first `limit` positions, greedily by value × diversity. One line per category, so that heads compare."""
+    if weighting.diversity == 0 or weighting.category_correlation == 0:
+        shown = [Position(candidate=candidate, value=float(values[candidate])) for candidate in order[:limit]]
+        return shown, _Rest(order, shown)
+    lines: defaultdict[int, list[int]] = defaultdict(list)
+    categories: list[int] = scored.categories.tolist()
+    for place, candidate in enumerate(order):
+        lines[categories[candidate]].append(place)
+    value: list[float] = values[order].tolist()
+    heads = [(-value[line[0]], line[0], category, 0) for category, line in lines.items()]
+    heapq.heapify(heads)
+    factors, shown = [1.0], []
+    while heads and len(shown) < limit:
+        negative, place, category, before = heapq.heappop(heads)
+        placed = 0 if category == NO_CATEGORY else before
+        shown.append(Position(candidate=order[place], value=-negative, diversity=diversity_after(placed, weighting)))
+        if before + 1 < len(lines[category]):
+            if len(factors) <= before + 1:
+                factors.append(diversity_after(before + 1, weighting) ** weighting.diversity)
+            following = lines[category][before + 1]
+            factor = 1.0 if category == NO_CATEGORY else factors[before + 1]
+            heapq.heappush(heads, (-value[following] * factor, following, category, before + 1))
+    return shown, _Rest(order, shown)
+
+
+def diversity_after(placed: int, weighting: Weighting) -> float:
     """
-    >>> value_of(np.array([0.5, 0.5]), np.array([1.0, 0.25]), Weighting(relevance=1, novelty=0.5, relevance_floor=0))
-    array([0.5 , 0.25])
+    >>> [round(diversity_after(n, Weighting(relevance=1, novelty=0, relevance_floor=0)), 3) for n in (0, 1, 2)]
+    [1.0, 0.866, 0.816]
     """
-    value: Floats = _term(relevance) ** weighting.relevance * _term(novelty) ** weighting.novelty
+    rho = weighting.category_correlation
+    explained = rho * rho * placed / (1 + (placed - 1) * rho) if placed else 0.0
+    return float((1 - explained) ** 0.5)
+
+
+def value_of(scored: Scored, weighting: Weighting) -> Floats:
+    """Without the term of diversity, which depends on what else is shown."""
+    value: Floats = _term(scored.relevance) ** weighting.relevance
+    value = value * _term(scored.novelty) ** weighting.novelty
+    if weighting.fatigue and scored.exposures.any():
+        value = value * fatigue_of(scored.exposures) ** weighting.fatigue
     return value
 
 
-def terms_of(relevance: float, novelty: float, weighting: Weighting, *, is_prior: bool) -> tuple[Term, ...]:
+def fatigue_of(exposures: Floats) -> Floats:
+    return 1.0 / (1.0 + np.asarray(exposures, np.float64))
+
+
+def terms_of(scored: Scored, position: Position, weighting: Weighting) -> tuple[Term, ...]:
     """The factors of the value, in words."""
+    place = position.candidate
     relevance_text = (
         "what item statistics say, for want of a model's answer"
-        if is_prior
+        if scored.is_prior
         else "probability, by the model, that the user engages"
     )
-    return (
-        Term(name="relevance", value=float(_term(relevance)), weight=weighting.relevance, text=relevance_text),
-        Term(
-            name="novelty",
-            value=float(_term(novelty)),
-            weight=weighting.novelty,
-            text="how few users know the item; counts more the less active the user",
+    values = (
+        ("relevance", _term(scored.relevance[place]), weighting.relevance, relevance_text),
+        (
+            "novelty",
+            _term(scored.novelty[place]),
+            weighting.novelty,
+            "how few users know the item; counts more the less active the user",
+        ),
+        (
+            "fatigue",
+            fatigue_of(scored.exposures[place]),
+            weighting.fatigue,
+            "falls with each time the user was shown the item and did not care; recovers with time",
+        ),
+        (
+            "diversity",
+            position.diversity,
+            weighting.diversity,
+            "falls with each item of the same category further up",
         ),
     )
-
-
-def explore(
-    shown: list[Position], beyond: list[Position], item_ids: Sequence[ItemId], exploration: Exploration
-) -> list[Position]:
-    """Gives each of the last positions, with probability `rate`, to one of the items that follow the list."""
-    slots = min(exploration.slots, len(shown) // 2)
-    pool = beyond[: exploration.pool]
-    first = len(shown) - slots
-    explored = list(shown)
-    for slot in range(slots):
-        drawable = pool[slot::slots]
-        if drawable and exploration.rate > 0:
-            explored[first + slot] = _draw(shown[first + slot], drawable, slot, item_ids, exploration)
-    return explored
-
-
-def _draw(
-    own: Position, drawable: list[Position], slot: int, item_ids: Sequence[ItemId], exploration: Exploration
-) -> Position:
-    if _uniform(exploration.seed, "slot", str(slot)) >= exploration.rate:
-        return _placed(own, propensity=1 - exploration.rate, is_exploration=False)
-    drawn = max(drawable, key=lambda position: _uniform(exploration.seed, "item", item_ids[position.candidate]))
-    return _placed(drawn, propensity=exploration.rate / len(drawable), is_exploration=True)
-
-
-def _placed(position: Position, *, propensity: float, is_exploration: bool) -> Position:
-    return Position(
-        candidate=position.candidate, value=position.value, propensity=propensity, is_exploration=is_exploration
-    )
-
-
-def _uniform(*parts: str) -> float:
-    """A number in [0, 1) that only these words decide."""
-    digest = hashlib.blake2b(digest_size=8)
-    for part in parts:
-        word = part.encode()
-        digest.update(len(word).to_bytes(4, "big") + word)
-    return (int.from_bytes(digest.digest(), "big") >> 11) / 2**53
+    return tuple(Term(name=name, value=float(value), weight=weight, text=text) for name, value, weight, text in values)
 
 
 def _term(value: Floats | float) -> Floats:

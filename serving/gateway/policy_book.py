@@ -2,122 +2,79 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
+import os
 import tomllib
-from functools import cached_property
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ValidationError
 
 from feature_repo.errors import LongtailError
-from feature_repo.lifecycle import Lifecycle
-from serving.gateway.domain import Experiment, Objective, Source
+from serving.gateway.experiments import changed_experiments, variant
+from serving.gateway.policy_document import Policy
 
 SHIPPED: Final = Path(__file__).with_name("policy.toml")
 
 _log = logging.getLogger(__name__)
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class ExperimentSection(_Section):
-    name: str = Field("activation", min_length=1, max_length=64)
-    arm: str = Field("default", min_length=1, max_length=64)
-
-
-class ExplorationSection(_Section):
-    slots: int = Field(2, ge=0, le=20)
-    pool: int = Field(50, ge=1, le=1000)
-
-
-class ObjectiveSection(_Section):
-    """Exponents of the terms."""
-
-    relevance: float = Field(ge=0, le=10)
-    novelty: float = Field(ge=0, le=10)
-
-
-class Objectives(_Section):
-    activate: ObjectiveSection = ObjectiveSection(relevance=1.0, novelty=0.5)
-    retain: ObjectiveSection = ObjectiveSection(relevance=1.0, novelty=0.1)
-    explore: ObjectiveSection = ObjectiveSection(relevance=1.0, novelty=0.05)
-
-
-class StateSection(_Section):
-    """What AUTO means in this state, how much to explore, and what serves when the model does not."""
-
-    objective: Literal["activate", "retain", "explore"]
-    exploration_rate: float = Field(ge=0, le=0.5)
-    relevance_floor: float = Field(0.0, ge=0, lt=1)
-    prior: Literal["popular", "fresh"] = "popular"
-
-
-class States(_Section):
-    new: StateSection = StateSection(objective="explore", exploration_rate=0.2)
-    active: StateSection = StateSection(objective="retain", exploration_rate=0.05, prior="fresh")
-    casual: StateSection = StateSection(objective="activate", exploration_rate=0.1)
-    at_risk: StateSection = StateSection(objective="activate", exploration_rate=0.05)
-    dormant: StateSection = StateSection(objective="activate", exploration_rate=0.05)
-    resurrected: StateSection = StateSection(objective="retain", exploration_rate=0.1)
-
-
-class Policy(_Section):
-    """One version of the policy; the defaults are those shipped."""
-
-    name: str = Field("first-activation", min_length=1, max_length=64)
-    experiment: ExperimentSection = ExperimentSection()
-    exploration: ExplorationSection = ExplorationSection()
-    objectives: Objectives = Objectives()
-    states: States = States()
-
-    @cached_property
-    def version(self) -> str:
-        """The name and a hash of all that it says."""
-        return f"{self.name}@{hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:12]}"
-
-    @cached_property
-    def arm(self) -> Experiment:
-        return Experiment(name=self.experiment.name, arm=self.experiment.arm)
-
-    def state(self, state: Lifecycle) -> StateSection:
-        section: StateSection = getattr(self.states, state.value)
-        return section
-
-    def objective(self, wanted: Objective, state: Lifecycle) -> ObjectiveSection:
-        name = self.state(state).objective if wanted is Objective.AUTO else wanted.value
-        section: ObjectiveSection = getattr(self.objectives, name)
-        return section
-
-    def prior(self, state: Lifecycle) -> Source:
-        return Source(self.state(state).prior)
-
-
 def parse(text: str, *, where: str) -> Policy:
-    """Raises LongtailError that names every key that is unknown or out of its range."""
+    """Raises LongtailError that names every key that is unknown or out of its range, in each arm too."""
     try:
-        return Policy.model_validate(tomllib.loads(text))
+        policy = Policy.model_validate(tomllib.loads(text))
     except tomllib.TOMLDecodeError as error:
         raise LongtailError(f"{where} is not valid TOML: {error}") from error
     except ValidationError as error:
-        problems = "; ".join(
-            f"{'.'.join(str(part) for part in problem['loc'])} = {problem.get('input')!r}: "
+        raise LongtailError(f"{where}: {_problems(error)}; {SHIPPED.name} in the package shows every key") from error
+    for layer in policy.layers:
+        for experiment in layer.experiments:
+            for arm in experiment.arms:
+                try:
+                    variant(policy, [arm])
+                except ValidationError as error:
+                    at = f"{where}: layers.{layer.name}, experiment {experiment.name}, arm {arm.name}"
+                    raise LongtailError(f"{at}: {_problems(error)}") from error
+    return policy
+
+
+def _problems(error: ValidationError) -> str:
+    return "; ".join(
+        f"{'.'.join(str(part) for part in problem['loc']) or 'the policy'}"
+        + (
+            f": {problem['msg'].removeprefix('Value error, ')}"
+            if problem["type"] == "value_error"
+            else f" = {problem.get('input')!r}: "
             + ("unknown key" if problem["type"] == "extra_forbidden" else problem["msg"])
-            for problem in error.errors()
         )
-        raise LongtailError(f"{where}: {problems}; {SHIPPED.name} in the package shows every key") from error
+        for problem in error.errors()
+    )
+
+
+def from_archive(archive: Path, version: str) -> Policy:
+    """The policy of that version as it decided. Raises LongtailError when it was not kept."""
+    path = archive / f"{version.rpartition('@')[2]}.json"
+    try:
+        policy = Policy.model_validate_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValidationError) as error:
+        raise LongtailError(f"the policy {version} is not kept as {path}: {error}") from error
+    if policy.version != version:
+        raise LongtailError(f"{path} is the policy {policy.version}, not {version}: another longtail wrote it")
+    return policy
 
 
 class PolicyBook:
-    """The policy in force. `reload` keeps the last good one and logs what was wrong with the new."""
+    """The policy in force. `reload` keeps the last good one and logs what was wrong with the new.
 
-    def __init__(self, path: Path | None = None) -> None:
+    Each is kept in `archive` before it decides, so that its decisions can be replayed.
+    """
+
+    def __init__(self, path: Path | None = None, *, archive: Path | None = None) -> None:
         self._path = path or SHIPPED
+        self._archive = archive
         self._seen = _stamp(self._path)
         self.policy = parse(_read(self._path), where=str(self._path))
+        self._keep()
 
     def reload(self) -> bool:
         """True when another policy is in force now."""
@@ -130,8 +87,24 @@ class PolicyBook:
         changed = policy != self.policy
         if changed:
             _log.info("policy %s replaces %s", policy.version, self.policy.version)
+            for name in changed_experiments(self.policy, policy):
+                _log.warning("experiment %s changed while running: its users before and after do not compare", name)
             self.policy = policy
+            self._keep()
         return changed
+
+    def _keep(self) -> None:
+        if self._archive is None:
+            return
+        path = self._archive / f"{self.policy.version.rpartition('@')[2]}.json"
+        try:
+            if not path.exists():
+                self._archive.mkdir(parents=True, exist_ok=True)
+                draft = path.with_suffix(f".{os.getpid()}.draft")
+                draft.write_text(self.policy.model_dump_json(), encoding="utf-8")
+                draft.rename(path)
+        except OSError as error:
+            _log.error("policy %s decides and is not kept: %s", self.policy.version, error)
 
     def reload_if_touched(self) -> bool:
         return _stamp(self._path) != self._seen and self.reload()

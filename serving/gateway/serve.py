@@ -5,13 +5,18 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import os
 import signal
 import sys
 from collections.abc import Awaitable, Callable
+from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import AsyncExitStack
+from multiprocessing import get_context
 
 from prometheus_client import start_http_server
 
+from feature_repo.decision_segments import close_segments
+from feature_repo.decisions import POLICIES
 from feature_repo.errors import LongtailError
 from feature_repo.event_log import EventLog
 from feature_repo.layout import StateDir
@@ -66,7 +71,7 @@ async def serve(
         if settings.tracing:
             stack.callback(tracing.turn_on())
         gate = _gate(settings, state)
-        policies = PolicyBook(settings.policy_path)
+        policies = PolicyBook(settings.policy_path, archive=state.decisions / POLICIES)
         loop.add_signal_handler(signal.SIGHUP, _reload, policies, gate)
         scorer = await _scorer(settings, state, stack)
         store = open_store(state, features)
@@ -184,15 +189,31 @@ async def _scorer(settings: GatewaySettings, state: StateDir, stack: AsyncExitSt
 def _decisions(
     settings: GatewaySettings, state: StateDir, telemetry: Telemetry, stack: AsyncExitStack
 ) -> JsonlDecisionLog:
+    """Segments are closed in a process of its own, started for each: it would hold up the loop for seconds."""
+    workers = ProcessPoolExecutor(
+        1, mp_context=get_context("spawn"), initializer=os.nice, initargs=(10,), max_tasks_per_child=1
+    )
+    stack.callback(workers.shutdown, wait=False, cancel_futures=True)
+
+    def close() -> None:
+        workers.submit(close_segments, state.decisions).add_done_callback(_tell_failure)
+
+    close()  # what a crash left
     decisions = JsonlDecisionLog(
         state.decisions,
         capacity=settings.decision_queue,
         segment_bytes=settings.decision_segment_mb * MIB,
         fsync=settings.decision_fsync,
         telemetry=telemetry,
+        on_closed=close,
     )
     stack.callback(decisions.close)
     return decisions
+
+
+def _tell_failure(closing: Future[int]) -> None:
+    if not closing.cancelled() and (error := closing.exception()) is not None:
+        _log.error("decision log: a segment stays as it is, to be tried again with the next: %s", error)
 
 
 def _follow(

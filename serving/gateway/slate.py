@@ -4,52 +4,25 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 
-from serving.gateway.domain import (
-    Candidate,
-    Drop,
-    Float32s,
-    Floats,
-    ModelVersion,
-    Query,
-    RankedItem,
-    Term,
-    User,
-)
-from serving.gateway.policy import Exploration, Position, Weighting, arrange, terms_of
-from serving.gateway.policy_book import Policy
-
-
-@dataclass(frozen=True, kw_only=True)
-class Scored:
-    """The eligible candidates; `relevance` is the model's score, or the prior's word when `model` is None."""
-
-    candidates: tuple[Candidate, ...]
-    scores: Float32s  # [candidates], 0 without a model
-    relevance: Floats  # [candidates]
-    novelty: Floats  # [candidates]
-    model: ModelVersion | None
-
-    @property
-    def is_prior(self) -> bool:
-        return self.model is None
+from serving.gateway.domain import Drop, Experiment, Objective, Query, RankedItem, Scored, Term, User
+from serving.gateway.exploration import Exploration, Position
+from serving.gateway.policy import Weighting, arrange, terms_of
+from serving.gateway.policy_document import Policy
 
 
 def fill(
-    scored: Scored, *, query: Query, user: User, policy: Policy, now_unix_s: float, explores: bool = True
+    scored: Scored, *, query: Query, user: User, policy: Policy, seed: str | None
 ) -> tuple[tuple[RankedItem, ...], Mapping[Drop, int]]:
-    """The items of the answer, and how many candidates are not among them by reason."""
-    weighting = weigh(query, user, policy, is_prior=scored.is_prior)
+    """The items of the answer, and how many candidates are not among them by reason. Without a seed none explores."""
+    weighting = weigh(query.objective, user, policy, is_prior=scored.is_prior)
     slate = arrange(
-        item_ids=[candidate.item_id for candidate in scored.candidates],
-        relevance=scored.relevance,
-        novelty=scored.novelty,
+        scored,
         weighting=weighting,
         limit=query.limit,
-        exploration=_exploration(query, user, policy, now_unix_s) if explores else None,
+        exploration=None if seed is None else _exploration(seed, user, policy),
     )
     items = tuple(
         _item(scored, position, rank, weighting if query.explain else None)
@@ -58,26 +31,40 @@ def fill(
     return items, +Counter({Drop.BELOW_FLOOR: slate.below_floor, Drop.BELOW_LIMIT: slate.below_limit})
 
 
-def weigh(query: Query, user: User, policy: Policy, *, is_prior: bool) -> Weighting:
-    """Without a model the prior's order stands: novelty would turn it upside down, and floors are for scores."""
-    objective = policy.objective(query.objective, user.state)
-    if is_prior:
-        return Weighting(relevance=objective.relevance, novelty=0.0, relevance_floor=0.0)
+def weigh(wanted: Objective, user: User, policy: Policy, *, is_prior: bool) -> Weighting:
+    """Without a model the prior's order stands but for fatigue: novelty would turn it upside down, floors are for
+    scores."""
+    objective = policy.objective(wanted, user.state)
     return Weighting(
         relevance=objective.relevance,
-        novelty=objective.novelty * user.tail_percentile,
-        relevance_floor=policy.state(user.state).relevance_floor,
+        novelty=0.0 if is_prior else objective.novelty * user.tail_percentile,
+        relevance_floor=0.0 if is_prior else policy.state(user.state).relevance_floor,
+        fatigue=objective.fatigue,
+        diversity=objective.diversity,
+        category_correlation=policy.diversity.category_correlation,
     )
 
 
-def _exploration(query: Query, user: User, policy: Policy, now_unix_s: float) -> Exploration:
+def _exploration(seed: str, user: User, policy: Policy) -> Exploration:
+    state, exploration = policy.state(user.state), policy.exploration
+    return Exploration(
+        seed=seed,
+        rate=state.exploration_rate,
+        slots=state.exploration_slots,
+        pool=exploration.pool,
+        floor=exploration.floor,
+        prior_trials=exploration.prior_trials,
+    )
+
+
+def seed_of(policy: Policy, experiments: Sequence[Experiment], unit: str, *, now_unix_s: float) -> str:
+    """Salt, arms, UTC day and user: another of any of them draws anew."""
     day = datetime.fromtimestamp(now_unix_s, UTC).date().isoformat()
-    seed = "\n".join((policy.experiment.name, policy.experiment.arm, day, _unit(query)))
-    rate = policy.state(user.state).exploration_rate
-    return Exploration(seed=seed, rate=rate, slots=policy.exploration.slots, pool=policy.exploration.pool)
+    arms = [f"{one.name}={one.arm}" for one in experiments]
+    return "\n".join((policy.exploration.salt, *arms, day, unit))
 
 
-def _unit(query: Query) -> str:
+def unit_of(query: Query) -> str:
     """Who is randomised: the user, or for an anonymous one the behaviours given."""
     if query.user_id:
         return f"user {query.user_id}"
@@ -87,10 +74,7 @@ def _unit(query: Query) -> str:
 
 def _item(scored: Scored, position: Position, rank: int, explained: Weighting | None) -> RankedItem:
     place = position.candidate
-    terms: tuple[Term, ...] = ()
-    if explained is not None:
-        relevance, novelty = float(scored.relevance[place]), float(scored.novelty[place])
-        terms = terms_of(relevance, novelty, explained, is_prior=scored.is_prior)
+    terms: tuple[Term, ...] = () if explained is None else terms_of(scored, position, explained)
     return RankedItem(
         item_id=scored.candidates[place].item_id,
         rank=rank,

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from feature_repo.contract import HISTORY_LENGTH, USER_VIEWS, FeatureValue, View
-from feature_repo.lifecycle import state_at, with_seen
+from feature_repo.lifecycle import DAY_S, state_at, with_seen
 from feature_repo.settings import LifecycleSettings
 from feature_repo.transforms import USER_FEATURE_COLUMNS, user_features
 from serving.gateway.domain import (
@@ -89,6 +89,16 @@ def _newer(history: Sequence[Behavior], groups: FeatureGroups) -> list[int]:
     """Times that the activity row does not know yet."""
     last = _number(groups["user_activity"].values["last_seen_unix_s"])
     return [int(behavior.unix_s) for behavior in history if last is None or behavior.unix_s > last]
+
+
+def exposures_in_vain(groups: FeatureGroups, *, now_unix_s: float, half_life_days: float) -> dict[str, float]:
+    """Items shown and not engaged with since: how often, each time halved with every half-life since the last."""
+    row = groups["user_contacts"].values
+    columns = (_list(row[name]) for name in ("exposed_item_ids", "exposed_counts", "exposed_unix_s"))
+    return {
+        item_id: count * 0.5 ** (max(now_unix_s - unix_s, 0.0) / (half_life_days * DAY_S))
+        for item_id, count, unix_s in zip(*columns, strict=False)
+    }
 
 
 def model_user(

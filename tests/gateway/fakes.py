@@ -11,7 +11,20 @@ import numpy as np
 from feature_repo.events import Event
 from feature_repo.settings import LifecycleSettings
 from serving.gateway.decision_id import new_decision_id
-from serving.gateway.domain import ItemId, ModelUser, ModelVersion, Query, Ranking, Row, Rows, Scores, UserId
+from serving.gateway.domain import (
+    Candidate,
+    ItemId,
+    ModelUser,
+    ModelVersion,
+    Query,
+    Ranking,
+    Row,
+    Rows,
+    Scored,
+    Scores,
+    Source,
+    UserId,
+)
 from serving.gateway.errors import Cause, DecisionLogError, DependencyError, FeaturesError, ModelError
 from serving.gateway.item_table import ItemTable
 from serving.gateway.ports import Ports
@@ -146,6 +159,37 @@ def activity_row(*, first_days: float, last_days: float, visits_28d: int = 1, ta
             "tail_percentile": tail,
         },
         event_unix_s=NOW_S - 3600.0,
+    )
+
+
+def scored(
+    relevance: Sequence[float],
+    *,
+    novelty: Sequence[float] | None = None,
+    exposures: Sequence[float] | None = None,
+    categories: Sequence[int] | None = None,
+    rates: Sequence[float] | None = None,
+    trials: Sequence[float] | None = None,
+    item_ids: Sequence[str] | None = None,
+) -> Scored:
+    """Candidates i000, i001, … of which the model said `relevance`."""
+    count = len(relevance)
+
+    def column(values: Sequence[float] | None, default: float) -> np.ndarray:
+        return np.array([default] * count if values is None else values, np.float64)
+
+    names = [f"i{place:03}" for place in range(count)] if item_ids is None else item_ids
+    return Scored(
+        candidates=tuple(Candidate(ItemId(name), Source.CALLER) for name in names),
+        scores=np.array(relevance, np.float32),
+        relevance=column(relevance, 0.0),
+        novelty=column(novelty, 0.5),
+        exposures=column(exposures, 0.0),
+        categories=column(categories, 0).astype(np.int32),
+        category_names={0: "", 1: "a", 2: "b", 3: "c"},
+        rates=column(rates, np.nan),
+        trials=column(trials, 0.0),
+        model=ModelVersion(name="m", version=1),
     )
 
 

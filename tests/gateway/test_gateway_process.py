@@ -51,6 +51,9 @@ def state(tmp_path_factory: pytest.TempPathFactory) -> StateDir:
             "popularity_percentile": pa.array([0.9, 0.5, 0.1], pa.float32()),
             "first_seen_unix_s": pa.array([1, 2, 3], pa.int64()),
             "withdrawn": [False, False, False],
+            "category": pa.array(["c"] * 3, pa.string()),
+            "exposures": pa.array([0] * 3, pa.int64()),
+            "engagement_rate": pa.array([None] * 3, pa.float32()),
             "event_timestamp": pa.array([0, 0, 0], pa.timestamp("us", "UTC")),
         }
     )

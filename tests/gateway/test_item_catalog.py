@@ -33,6 +33,9 @@ def write(
             "popularity_percentile": pa.array([(place + 0.5) / count for place in range(count)], pa.float32()),
             "first_seen_unix_s": pa.array([None, *range(1, count)][:count], pa.int64()),
             "withdrawn": pa.array([False] * count, pa.bool_()),
+            "category": pa.array(["c"] * count, pa.string()),
+            "exposures": pa.array([0] * count, pa.int64()),
+            "engagement_rate": pa.array([None] * count, pa.float32()),
             "event_timestamp": pa.array(times or [0] * count, pa.timestamp("us", "UTC")),
         }
     )
@@ -92,7 +95,7 @@ async def test_an_item_with_two_rows_has_the_newer(tmp_path: Path) -> None:
     subject = catalog(path)
     await subject.refresh()
     assert sorted(subject.items.ids) == ["a", "b"]
-    assert subject.items.novelty_of([ItemId("a"), ItemId("b")]).tolist() == [1.0, 0.5]
+    assert subject.items.novelty[subject.items.rows([ItemId("a"), ItemId("b")])].tolist() == [1.0, 0.5]
 
 
 async def test_an_empty_file_is_no_items(tmp_path: Path) -> None:
@@ -102,7 +105,7 @@ async def test_an_empty_file_is_no_items(tmp_path: Path) -> None:
     await subject.refresh()
     assert subject.items.ids == ()
     assert subject.items.top(Source.POPULAR, 10) == ()
-    assert subject.items.novelty_of([ItemId("a")]).tolist() == [1.0]
+    assert subject.items.novelty[subject.items.rows([ItemId("a")])].tolist() == [1.0]
 
 
 def test_feast_says_where_the_file_is(tmp_path: Path) -> None:
@@ -122,7 +125,7 @@ def test_lists_are_best_first_and_without_withdrawn_items() -> None:
 def test_unknown_items_are_as_novel_as_can_be_and_have_no_prior() -> None:
     ids = [ItemId("i00"), ItemId("i39"), ItemId("unknown")]
     table = item_table(40)
-    assert table.novelty_of(ids).tolist() == [1 / 40, 1.0, 1.0]
+    assert table.novelty[table.rows(ids)].tolist() == pytest.approx([1 / 40, 1.0, 1.0])
     popularity = table.prior(Source.POPULAR, ids).tolist()
     assert popularity == sorted(popularity, reverse=True)
     assert popularity[2] == 0
@@ -147,7 +150,7 @@ def test_statistics_with_holes_stay_within_their_range(
             "withdrawn": [None] * len(rows),
         }
     )
-    for values in (table.novelty_of(ids), table.prior(Source.POPULAR, ids), table.prior(Source.FRESH, ids)):
+    for values in (table.novelty[table.rows(ids)], table.prior(Source.POPULAR, ids), table.prior(Source.FRESH, ids)):
         assert ((values >= 0) & (values <= 1)).all()
         assert np.isfinite(values).all()
     assert sorted(table.top(Source.POPULAR, 99)) == sorted(ids)

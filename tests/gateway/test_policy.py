@@ -8,8 +8,9 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving.gateway.domain import ItemId
-from serving.gateway.policy import Exploration, Slate, Weighting, arrange, terms_of, value_of
+from serving.gateway.exploration import Exploration, choice_probabilities
+from serving.gateway.policy import Slate, Weighting, arrange, terms_of, value_of
+from tests.gateway.fakes import scored
 
 PLAIN = Weighting(relevance=1.0, novelty=0.0, relevance_floor=0.0)
 
@@ -21,15 +22,11 @@ def slate(
     weighting: Weighting = PLAIN,
     limit: int = 10,
     exploration: Exploration | None = None,
+    categories: list[int] | None = None,
+    exposures: list[float] | None = None,
 ) -> Slate:
-    return arrange(
-        item_ids=[ItemId(f"i{place:03}") for place in range(len(relevance))],
-        relevance=np.array(relevance, np.float64),
-        novelty=np.array(novelty or [0.5] * len(relevance), np.float64),
-        weighting=weighting,
-        limit=limit,
-        exploration=exploration,
-    )
+    given = scored(relevance, novelty=novelty, categories=categories, exposures=exposures)
+    return arrange(given, weighting=weighting, limit=limit, exploration=exploration)
 
 
 def order(slate: Slate) -> list[int]:
@@ -50,11 +47,59 @@ def test_novelty_counts_as_much_as_its_weight() -> None:
 
 
 def test_value_is_the_product_of_its_terms() -> None:
-    weighting = Weighting(relevance=2.0, novelty=0.5, relevance_floor=0.0)
-    value = value_of(np.array([0.6]), np.array([0.25]), weighting)[0]
-    assert value == 0.6**2 * 0.25**0.5
-    terms = terms_of(0.6, 0.25, weighting, is_prior=False)
-    assert np.isclose(np.prod([term.value**term.weight for term in terms]), value)
+    weighting = Weighting(relevance=2.0, novelty=0.5, relevance_floor=0.0, fatigue=1.0, diversity=2.0)
+    given = scored([0.6, 0.5], novelty=[0.25, 0.25], exposures=[1.0, 0.0], categories=[1, 1])
+    assert np.isclose(value_of(given, weighting)[0], 0.6**2 * 0.25**0.5 * 0.5)
+    found = arrange(given, weighting=weighting, limit=2, exploration=None)
+    assert order(found) == [1, 0]
+    for position in found.positions:
+        terms = terms_of(given, position, weighting)
+        assert np.isclose(np.prod([term.value**term.weight for term in terms]), position.value)
+
+
+def test_what_was_shown_in_vain_sinks_and_recovers() -> None:
+    weighting = Weighting(relevance=1.0, novelty=0.0, relevance_floor=0.0, fatigue=1.0)
+    assert order(slate([0.9, 0.5], exposures=[2.0, 0.0], weighting=weighting)) == [1, 0]
+    assert order(slate([0.9, 0.5], exposures=[0.1, 0.0], weighting=weighting)) == [0, 1]
+
+
+def test_categories_take_turns_the_more_the_more_diversity_weighs() -> None:
+    relevance, categories = [0.9, 0.88, 0.86, 0.6, 0.5], [1, 1, 1, 2, 0]
+    assert order(slate(relevance, categories=categories)) == [0, 1, 2, 3, 4]
+    weighting = Weighting(relevance=1.0, novelty=0.0, relevance_floor=0.0, diversity=4.0, category_correlation=0.6)
+    assert order(slate(relevance, categories=categories, weighting=weighting)) == [0, 3, 4, 1, 2]
+
+
+@given(
+    st.lists(st.tuples(st.floats(0.01, 1), st.integers(0, 3)), min_size=1, max_size=25),
+    st.floats(0.1, 5),
+    st.floats(0.05, 0.95),
+    st.integers(1, 12),
+)
+def test_the_spread_is_the_greedy_determinant(
+    candidates: list[tuple[float, int]], weight: float, rho: float, limit: int
+) -> None:
+    """Against a plain greedy that computes each conditional variance from the kernel."""
+    weighting = Weighting(relevance=1.0, novelty=0.0, relevance_floor=0.0, diversity=weight, category_correlation=rho)
+    relevance, categories = [value for value, _ in candidates], [category for _, category in candidates]
+    found = slate(relevance, categories=categories, weighting=weighting, limit=limit)
+    same = np.equal.outer(categories, categories) & (np.array(categories) != 0)
+    kernel = np.where(same, rho, 0.0)
+    np.fill_diagonal(kernel, 1.0)
+    chosen: list[int] = []
+    for position in found.positions:
+        rest = [place for place in range(len(candidates)) if place not in chosen]
+        worth = {}
+        for place in rest:
+            variance = 1.0
+            if chosen:
+                across = kernel[np.ix_([place], chosen)]
+                variance -= (across @ np.linalg.solve(kernel[np.ix_(chosen, chosen)], across.T)).item()
+            worth[place] = relevance[place] * max(variance, 0.0) ** (weight / 2)
+        assert worth[position.candidate] >= max(worth.values()) * (1 - 1e-6)
+        assert np.isclose(position.value, worth[position.candidate], rtol=1e-5)
+        chosen.append(position.candidate)
+    assert len(chosen) == min(limit, len(candidates))
 
 
 def test_items_below_the_floor_are_counted_and_not_shown() -> None:
@@ -118,15 +163,19 @@ def test_the_order_of_the_candidates_in_the_question_does_not_matter(
     places: list[int], exploration: Exploration | None
 ) -> None:
     def items(places: list[int]) -> list[tuple[str, float]]:
+        given = scored(
+            [place // 3 / 4 for place in places],  # ties among them
+            categories=[place % 3 for place in places],
+            rates=[place / 20 for place in places],
+            item_ids=[f"i{place:02}" for place in places],
+        )
         found = arrange(
-            item_ids=[ItemId(f"i{place}") for place in places],
-            relevance=np.array([place // 3 / 4 for place in places], np.float64),  # ties among them
-            novelty=np.ones(len(places)),
-            weighting=PLAIN,
+            given,
+            weighting=Weighting(relevance=1.0, novelty=0.0, relevance_floor=0.0, diversity=1.0),
             limit=5,
             exploration=exploration,
         )
-        return [(f"i{places[position.candidate]}", position.propensity) for position in found.positions]
+        return [(f"i{places[position.candidate]:02}", position.propensity) for position in found.positions]
 
     assert items(places) == items(list(range(12)))
 
@@ -177,3 +226,30 @@ def test_the_same_seed_draws_the_same() -> None:
     assert slate(relevance, exploration=explores("a")) == slate(relevance, exploration=explores("a"))
     drawn = {tuple(order(slate(relevance, exploration=explores(f"{day}")))) for day in range(50)}
     assert len(drawn) > 5
+
+
+def test_thompsons_choice_prefers_better_rates_keeps_a_floor_and_is_told_exactly() -> None:
+    """Ten candidates beyond two shown: the drawn one's propensity is its frequency."""
+    rates, trials = [0.0, 0.0, *(place / 10 for place in range(10))], [50.0] * 12
+    given = scored([1.0 - place / 20 for place in range(12)], rates=rates, trials=trials)
+    draws = 10_000
+    seen: Counter[int] = Counter()
+    told: dict[int, float] = {}
+    for draw in range(draws):
+        exploration = Exploration(seed=f"user {draw}", rate=0.5, slots=1, pool=10, floor=0.3, prior_trials=10)
+        last = arrange(given, weighting=PLAIN, limit=2, exploration=exploration).positions[-1]
+        seen[last.candidate] += 1
+        assert told.setdefault(last.candidate, last.propensity) == last.propensity
+    assert np.isclose(sum(told.values()), 1.0)
+    for place, propensity in told.items():
+        assert abs(seen[place] / draws - propensity) <= 4 * (propensity * (1 - propensity) / draws) ** 0.5
+    assert told[11] > 5 * told[2] > 0
+    assert min(told.values()) >= 0.5 * 0.3 / 10 * 0.999
+
+
+def test_what_was_shown_less_is_explored_more() -> None:
+    exploration = Exploration(seed="", rate=0.1, slots=1, pool=10, floor=0.1, prior_trials=10)
+    rates, trials = np.array([0.2] * 4), np.array([0.0, 1000.0, 1000.0, 1000.0])
+    chances = choice_probabilities(rates, trials, exploration)
+    assert np.argmax(chances) == 0
+    assert np.isclose(chances.sum(), 1.0)

@@ -10,9 +10,26 @@ from feature_repo.errors import LongtailError
 from feature_repo.lifecycle import Lifecycle
 from longtail.activation.v1 import activation_pb2 as pb
 from serving.gateway.domain import Objective
-from serving.gateway.policy_book import SHIPPED, Policy, PolicyBook, parse
+from serving.gateway.policy_book import SHIPPED, PolicyBook, from_archive, parse
+from serving.gateway.policy_document import Policy
 from tests.gateway.conftest import Start
 from tests.gateway.fakes import World
+
+STATE = "objective = 'explore'\nexploration_rate = 0.1\n"
+CAPS = "{contacts_1d = 5, contacts_7d = 5, contacts_30d = 5, spacing_h = 0}"
+LAYER = """
+[[layers]]
+name = "ranking"
+salt = "1"
+[[layers.experiments]]
+name = "e1"
+share = {share}
+arms = [{{name = "a"}}, {{name = "b", policy.objectives.retain = {{ {changed} }} }}]
+[[layers.experiments]]
+name = "e2"
+share = {share}
+arms = [{{name = "a"}}, {{name = "b"}}]
+"""
 
 
 def test_the_shipped_policy_is_the_coded_one_and_says_every_key() -> None:
@@ -25,7 +42,7 @@ def test_the_shipped_policy_is_the_coded_one_and_says_every_key() -> None:
     ("text", "told"),
     [
         ("slot = 3", "slot = 3: unknown key"),
-        ("[exploration]\nslotts = 3", "exploration.slotts = 3: unknown key"),
+        ("[exploration]\npoool = 3", "exploration.poool = 3: unknown key"),
         ("[states.sleepy]\nprior = 'popular'", "states.sleepy"),
         (
             "[states.new]\nobjective = 'explore'\nexploration_rate = 0.9",
@@ -33,6 +50,18 @@ def test_the_shipped_policy_is_the_coded_one_and_says_every_key() -> None:
         ),
         ("[objectives.retain]\nrelevance = -1\nnovelty = 0", "objectives.retain.relevance = -1"),
         ("name =", "not valid TOML"),
+        ("[contacts.caps]\ncontacts_1d = 4\ncontacts_7d = 3\ncontacts_30d = 9\nspacing_h = 0", "contradictory caps"),
+        ("[contacts.caps]\ncontacts_1d = 1\ncontacts_7d = 3\ncontacts_30d = 9\nspacing_h = 96", "which allows 2"),
+        (f"[states.new]\n{STATE}channels.fax = {CAPS}", "states.new.channels.fax: there is no such channel"),
+        (f"[states.new]\n{STATE}channels.email = {CAPS}", "can only be stricter than channels.email"),
+        ("[holdout]\nalways = ['u']\nnever = ['u']", "both name u"),
+        ("[holdout]\nsalt = 'exploration'", "the salt 'exploration' is there twice"),
+        (LAYER.format(share="0.6", changed="novelty = 1"), "take 1.2 of the users together"),
+        (
+            LAYER.format(share="0.5", changed="novelti = 1"),
+            "experiment e1, arm b: objectives.retain.novelti = 1: unknown key",
+        ),
+        (LAYER.format(share="0.5", changed="novelty = -1"), "arm b: objectives.retain.novelty = -1"),
     ],
 )
 def test_a_policy_that_is_wrong_is_refused_and_the_key_named(text: str, told: str) -> None:
@@ -49,9 +78,9 @@ def test_a_policy_that_is_not_there_is_refused_at_the_start(tmp_path: Path) -> N
 def test_the_version_changes_with_the_content_and_not_with_the_layout() -> None:
     text = SHIPPED.read_text()
     version = parse(text, where="").version
-    assert version.startswith("first-activation@")
+    assert version.startswith("activation@")
     assert parse("# another comment\n" + text, where="").version == version
-    assert parse(text.replace("slots = 2", "slots = 3"), where="").version != version
+    assert parse(text.replace("pool = 50", "pool = 51"), where="").version != version
 
 
 def test_auto_means_the_states_objective() -> None:
@@ -85,3 +114,26 @@ async def test_a_new_policy_is_in_the_next_answer_and_a_broken_one_is_not(
     path.unlink()
     assert not policies.reload()
     assert await version() == "second"
+
+
+def test_each_policy_is_kept_before_it_decides(tmp_path: Path) -> None:
+    path = tmp_path / "policy.toml"
+    path.write_text('name = "one"')
+    book = PolicyBook(path, archive=tmp_path / "kept")
+    first = book.policy
+    path.write_text('name = "second"')
+    assert book.reload()
+    assert from_archive(tmp_path / "kept", first.version) == first
+    assert from_archive(tmp_path / "kept", book.policy.version) == book.policy
+    with pytest.raises(LongtailError, match="is not kept"):
+        from_archive(tmp_path / "kept", "other@123")
+
+
+def test_an_experiment_changed_while_running_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "policy.toml"
+    path.write_text(LAYER.format(share="0.5", changed="novelty = 1"))
+    book = PolicyBook(path)
+    path.write_text(LAYER.format(share="0.5", changed="novelty = 2"))
+    assert book.reload()
+    assert "experiment e1 changed while running" in caplog.text
+    assert "experiment e2" not in caplog.text

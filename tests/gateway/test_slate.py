@@ -6,29 +6,13 @@ import numpy as np
 import pytest
 
 from feature_repo.lifecycle import Lifecycle
-from serving.gateway.domain import (
-    Behavior,
-    Candidate,
-    Drop,
-    ItemId,
-    ModelVersion,
-    Objective,
-    Query,
-    Source,
-    User,
-    UserId,
-)
-from serving.gateway.policy_book import Policy, StateSection
-from serving.gateway.slate import Scored, fill, weigh
-from tests.gateway.fakes import DAY_S, NOW_S
+from serving.gateway.domain import Behavior, Drop, Experiment, ItemId, Objective, Query, User, UserId
+from serving.gateway.policy_document import Policy, StateSection
+from serving.gateway.slate import fill, seed_of, unit_of, weigh
+from tests.gateway.fakes import DAY_S, NOW_S, scored
 
-SCORED = Scored(
-    candidates=tuple(Candidate(item_id=ItemId(f"i{place:02}"), source=Source.CALLER) for place in range(60)),
-    scores=np.linspace(0.9, 0.1, 60).astype(np.float32),
-    relevance=np.linspace(0.9, 0.1, 60),
-    novelty=np.full(60, 0.5),
-    model=ModelVersion(name="m", version=1),
-)
+SCORED = scored(np.linspace(0.9, 0.1, 60).tolist())
+ARMS = [Experiment(layer="l", name="e", arm=f"a{place}", version="1") for place in range(60)]
 
 
 def user(state: Lifecycle = Lifecycle.NEW, *, tail: float = 1.0) -> User:
@@ -43,8 +27,12 @@ def user(state: Lifecycle = Lifecycle.NEW, *, tail: float = 1.0) -> User:
     )
 
 
-def answer(query: Query, *, now_unix_s: float = NOW_S, policy: Policy | None = None) -> tuple[str, ...]:
-    items, _ = fill(SCORED, query=query, user=user(), policy=policy or Policy(), now_unix_s=now_unix_s)
+def answer(
+    query: Query, *, now_unix_s: float = NOW_S, policy: Policy | None = None, experiments: tuple[Experiment, ...] = ()
+) -> tuple[str, ...]:
+    policy = policy or Policy()
+    seed = seed_of(policy, experiments, unit_of(query), now_unix_s=now_unix_s)
+    items, _ = fill(SCORED, query=query, user=user(), policy=policy, seed=seed)
     return tuple(item.item_id for item in items)
 
 
@@ -69,26 +57,31 @@ def test_anonymous_users_are_randomised_by_what_they_did() -> None:
     assert answer(anonymous("x", "y")) == answer(anonymous("x", "y"))
 
 
-def test_another_experiment_draws_anew() -> None:
-    policies = [Policy.model_validate({"experiment": {"name": f"e{place}"}}) for place in range(60)]
-    assert len({answer(Query(user_id=UserId("u")), policy=policy) for policy in policies}) > 5
+def test_another_salt_or_arm_draws_anew() -> None:
+    query = Query(user_id=UserId("u"))
+    policies = [Policy.model_validate({"exploration": {"salt": f"s{place}"}}) for place in range(60)]
+    assert len({answer(query, policy=policy) for policy in policies}) > 5
+    assert len({answer(query, experiments=(arm,)) for arm in ARMS}) > 5
 
 
 def test_what_is_not_among_the_items_is_counted() -> None:
     new = StateSection(objective="explore", exploration_rate=0.0, relevance_floor=0.5)
     policy = Policy.model_validate({"states": {"new": new.model_dump()}})
-    items, dropped = fill(SCORED, query=Query(user_id=UserId("u")), user=user(), policy=policy, now_unix_s=NOW_S)
+    items, dropped = fill(SCORED, query=Query(user_id=UserId("u")), user=user(), policy=policy, seed=None)
     assert dropped == {Drop.BELOW_FLOOR: 30, Drop.BELOW_LIMIT: 20}
     assert len(items) == 10
 
 
 @pytest.mark.parametrize("tail", [0.0, 0.25, 1.0])
 def test_novelty_counts_the_more_the_less_active_the_user(tail: float) -> None:
-    query, policy = Query(user_id=UserId("u"), objective=Objective.ACTIVATE), Policy()
-    assert weigh(query, user(tail=tail), policy, is_prior=False).novelty == policy.objectives.activate.novelty * tail
+    policy = Policy()
+    assert (
+        weigh(Objective.ACTIVATE, user(tail=tail), policy, is_prior=False).novelty
+        == policy.objectives.activate.novelty * tail
+    )
 
 
 def test_the_prior_alone_orders_when_there_is_no_model() -> None:
-    weighting = weigh(Query(user_id=UserId("u")), user(), Policy(), is_prior=True)
+    weighting = weigh(Objective.AUTO, user(), Policy(), is_prior=True)
     assert weighting.novelty == 0
     assert weighting.relevance_floor == 0

@@ -27,55 +27,55 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'longtail/activation/v1/activation.proto\x12\x16longtail.activation.v1\x1a\x19google/protobuf/any.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xe6\x03\n\x10RankItemsRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x31\n\x07history\x18\x02 \x03(\x0b\x32 .longtail.activation.v1.Behavior\x12\x1a\n\x12\x63\x61ndidate_item_ids\x18\x03 \x03(\t\x12\x38\n\x07sources\x18\x04 \x03(\x0e\x32\'.longtail.activation.v1.CandidateSource\x12\x12\n\x05limit\x18\x05 \x01(\x05H\x00\x88\x01\x01\x12\x0f\n\x07surface\x18\x06 \x01(\t\x12\x0f\n\x07\x63hannel\x18\x07 \x01(\t\x12\x34\n\tobjective\x18\x08 \x01(\x0e\x32!.longtail.activation.v1.Objective\x12\x18\n\x10\x65xclude_item_ids\x18\t \x03(\t\x12\x14\n\x0crequire_full\x18\n \x01(\x08\x12\x0f\n\x07\x65xplain\x18\x0b \x01(\x08\x12,\n\x03now\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.TimestampH\x01\x88\x01\x01\x12\x17\n\x0fidempotency_key\x18\r \x01(\t\x12\x32\n\x08priority\x18\x0e \x01(\x0e\x32 .longtail.activation.v1.PriorityB\x08\n\x06_limitB\x06\n\x04_now\"_\n\x08\x42\x65havior\x12\x0f\n\x07item_id\x18\x01 \x01(\t\x12\x12\n\nevent_type\x18\x02 \x01(\t\x12.\n\nevent_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x99\x05\n\x11RankItemsResponse\x12\x13\n\x0b\x64\x65\x63ision_id\x18\x01 \x01(\t\x12\x32\n\x08\x64\x65\x63ision\x18\x02 \x01(\x0e\x32 .longtail.activation.v1.Decision\x12\x17\n\x0f\x64\x65\x63ision_reason\x18\x03 \x01(\t\x12\x31\n\x05items\x18\x04 \x03(\x0b\x32\".longtail.activation.v1.RankedItem\x12\x35\n\nuser_state\x18\x05 \x01(\x0b\x32!.longtail.activation.v1.UserState\x12=\n\x0e\x66\x65\x61ture_status\x18\x06 \x03(\x0b\x32%.longtail.activation.v1.FeatureStatus\x12\x10\n\x08\x64\x65graded\x18\x07 \x01(\x08\x12>\n\x0f\x64\x65graded_causes\x18\x08 \x03(\x0b\x32%.longtail.activation.v1.DegradedCause\x12\x33\n\x05model\x18\t \x01(\x0b\x32$.longtail.activation.v1.ModelVersion\x12\x16\n\x0epolicy_version\x18\n \x01(\t\x12\x36\n\nexperiment\x18\x0b \x01(\x0b\x32\".longtail.activation.v1.Experiment\x12\x34\n\x07timings\x18\x0c \x03(\x0b\x32#.longtail.activation.v1.StageTiming\x12\x35\n\x07\x64ropped\x18\r \x03(\x0b\x32$.longtail.activation.v1.DroppedCount\x12\x35\n\x05\x65rror\x18\x0e \x01(\x0b\x32&.longtail.activation.v1.RankItemsError\"V\n\x0eRankItemsError\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12\x0f\n\x07message\x18\x02 \x01(\t\x12%\n\x07\x64\x65tails\x18\x03 \x03(\x0b\x32\x14.google.protobuf.Any\"\xb6\x01\n\nRankedItem\x12\x0f\n\x07item_id\x18\x01 \x01(\t\x12\x0c\n\x04rank\x18\x02 \x01(\x05\x12\r\n\x05score\x18\x03 \x01(\x02\x12\r\n\x05value\x18\x04 \x01(\x02\x12\x12\n\npropensity\x18\x05 \x01(\x01\x12\x0e\n\x06source\x18\x06 \x01(\t\x12\x16\n\x0eis_exploration\x18\x07 \x01(\x08\x12/\n\x07reasons\x18\x08 \x03(\x0b\x32\x1e.longtail.activation.v1.Reason\"H\n\x06Reason\x12\x0c\n\x04term\x18\x01 \x01(\t\x12\x12\n\nterm_value\x18\x02 \x01(\x02\x12\x0e\n\x06weight\x18\x03 \x01(\x02\x12\x0c\n\x04text\x18\x04 \x01(\t\"\xd6\x01\n\tUserState\x12\x30\n\x05state\x18\x01 \x01(\x0e\x32!.longtail.activation.v1.Lifecycle\x12\x15\n\rdays_in_state\x18\x02 \x01(\x02\x12\x14\n\x07p_alive\x18\x03 \x01(\x02H\x00\x88\x01\x01\x12\x16\n\x0ehistory_length\x18\x04 \x01(\x05\x12\x17\n\x0ftail_percentile\x18\x05 \x01(\x02\x12-\n\tlast_seen\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\n\n\x08_p_alive\"\xf4\x01\n\rFeatureStatus\x12\r\n\x05group\x18\x01 \x01(\t\x12<\n\x06status\x18\x02 \x01(\x0e\x32,.longtail.activation.v1.FeatureStatus.Status\x12&\n\x03\x61ge\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\"n\n\x06Status\x12\x16\n\x12STATUS_UNSPECIFIED\x10\x00\x12\x10\n\x0cSTATUS_FRESH\x10\x01\x12\x10\n\x0cSTATUS_STALE\x10\x02\x12\x12\n\x0eSTATUS_MISSING\x10\x03\x12\x14\n\x10STATUS_DEFAULTED\x10\x04\"B\n\rDegradedCause\x12\x12\n\ndependency\x18\x01 \x01(\t\x12\r\n\x05\x63\x61use\x18\x02 \x01(\t\x12\x0e\n\x06\x64\x65tail\x18\x03 \x01(\t\"<\n\x0cModelVersion\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12\r\n\x05label\x18\x03 \x01(\t\"\'\n\nExperiment\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0b\n\x03\x61rm\x18\x02 \x01(\t\"1\n\x0bStageTiming\x12\r\n\x05stage\x18\x01 \x01(\t\x12\x13\n\x0b\x64uration_us\x18\x02 \x01(\x03\"-\n\x0c\x44roppedCount\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\r\n\x05\x63ount\x18\x02 \x01(\x05\"\\\n\x13GetUserStateRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12,\n\x03now\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.TimestampH\x00\x88\x01\x01\x42\x06\n\x04_now\"\x91\x02\n\x14GetUserStateResponse\x12\x35\n\nuser_state\x18\x01 \x01(\x0b\x32!.longtail.activation.v1.UserState\x12=\n\x0e\x66\x65\x61ture_status\x18\x02 \x03(\x0b\x32%.longtail.activation.v1.FeatureStatus\x12\x10\n\x08\x64\x65graded\x18\x03 \x01(\x08\x12>\n\x0f\x64\x65graded_causes\x18\x04 \x03(\x0b\x32%.longtail.activation.v1.DegradedCause\x12\x31\n\x07history\x18\x05 \x03(\x0b\x32 .longtail.activation.v1.Behavior*\x8d\x01\n\x0f\x43\x61ndidateSource\x12 \n\x1c\x43\x41NDIDATE_SOURCE_UNSPECIFIED\x10\x00\x12\x1e\n\x1a\x43\x41NDIDATE_SOURCE_RETRIEVAL\x10\x01\x12\x1c\n\x18\x43\x41NDIDATE_SOURCE_POPULAR\x10\x02\x12\x1a\n\x16\x43\x41NDIDATE_SOURCE_FRESH\x10\x03*\x7f\n\tObjective\x12\x19\n\x15OBJECTIVE_UNSPECIFIED\x10\x00\x12\x12\n\x0eOBJECTIVE_AUTO\x10\x01\x12\x16\n\x12OBJECTIVE_ACTIVATE\x10\x02\x12\x14\n\x10OBJECTIVE_RETAIN\x10\x03\x12\x15\n\x11OBJECTIVE_EXPLORE\x10\x04*R\n\x08Priority\x12\x18\n\x14PRIORITY_UNSPECIFIED\x10\x00\x12\x18\n\x14PRIORITY_INTERACTIVE\x10\x01\x12\x12\n\x0ePRIORITY_BATCH\x10\x02*g\n\x08\x44\x65\x63ision\x12\x18\n\x14\x44\x45\x43ISION_UNSPECIFIED\x10\x00\x12\x11\n\rDECISION_SHOW\x10\x01\x12\x15\n\x11\x44\x45\x43ISION_HOLD_OUT\x10\x02\x12\x17\n\x13\x44\x45\x43ISION_SUPPRESSED\x10\x03*\xae\x01\n\tLifecycle\x12\x19\n\x15LIFECYCLE_UNSPECIFIED\x10\x00\x12\x11\n\rLIFECYCLE_NEW\x10\x01\x12\x14\n\x10LIFECYCLE_ACTIVE\x10\x02\x12\x14\n\x10LIFECYCLE_CASUAL\x10\x03\x12\x15\n\x11LIFECYCLE_AT_RISK\x10\x04\x12\x15\n\x11LIFECYCLE_DORMANT\x10\x05\x12\x19\n\x15LIFECYCLE_RESURRECTED\x10\x06\x32\xcb\x02\n\x11\x41\x63tivationService\x12`\n\tRankItems\x12(.longtail.activation.v1.RankItemsRequest\x1a).longtail.activation.v1.RankItemsResponse\x12i\n\x0e\x42\x61tchRankItems\x12(.longtail.activation.v1.RankItemsRequest\x1a).longtail.activation.v1.RankItemsResponse(\x01\x30\x01\x12i\n\x0cGetUserState\x12+.longtail.activation.v1.GetUserStateRequest\x1a,.longtail.activation.v1.GetUserStateResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'longtail/activation/v1/activation.proto\x12\x16longtail.activation.v1\x1a\x19google/protobuf/any.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xe6\x03\n\x10RankItemsRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x31\n\x07history\x18\x02 \x03(\x0b\x32 .longtail.activation.v1.Behavior\x12\x1a\n\x12\x63\x61ndidate_item_ids\x18\x03 \x03(\t\x12\x38\n\x07sources\x18\x04 \x03(\x0e\x32\'.longtail.activation.v1.CandidateSource\x12\x12\n\x05limit\x18\x05 \x01(\x05H\x00\x88\x01\x01\x12\x0f\n\x07surface\x18\x06 \x01(\t\x12\x0f\n\x07\x63hannel\x18\x07 \x01(\t\x12\x34\n\tobjective\x18\x08 \x01(\x0e\x32!.longtail.activation.v1.Objective\x12\x18\n\x10\x65xclude_item_ids\x18\t \x03(\t\x12\x14\n\x0crequire_full\x18\n \x01(\x08\x12\x0f\n\x07\x65xplain\x18\x0b \x01(\x08\x12,\n\x03now\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.TimestampH\x01\x88\x01\x01\x12\x17\n\x0fidempotency_key\x18\r \x01(\t\x12\x32\n\x08priority\x18\x0e \x01(\x0e\x32 .longtail.activation.v1.PriorityB\x08\n\x06_limitB\x06\n\x04_now\"_\n\x08\x42\x65havior\x12\x0f\n\x07item_id\x18\x01 \x01(\t\x12\x12\n\nevent_type\x18\x02 \x01(\t\x12.\n\nevent_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xd2\x05\n\x11RankItemsResponse\x12\x13\n\x0b\x64\x65\x63ision_id\x18\x01 \x01(\t\x12\x32\n\x08\x64\x65\x63ision\x18\x02 \x01(\x0e\x32 .longtail.activation.v1.Decision\x12\x17\n\x0f\x64\x65\x63ision_reason\x18\x03 \x01(\t\x12\x31\n\x05items\x18\x04 \x03(\x0b\x32\".longtail.activation.v1.RankedItem\x12\x35\n\nuser_state\x18\x05 \x01(\x0b\x32!.longtail.activation.v1.UserState\x12=\n\x0e\x66\x65\x61ture_status\x18\x06 \x03(\x0b\x32%.longtail.activation.v1.FeatureStatus\x12\x10\n\x08\x64\x65graded\x18\x07 \x01(\x08\x12>\n\x0f\x64\x65graded_causes\x18\x08 \x03(\x0b\x32%.longtail.activation.v1.DegradedCause\x12\x33\n\x05model\x18\t \x01(\x0b\x32$.longtail.activation.v1.ModelVersion\x12\x16\n\x0epolicy_version\x18\n \x01(\t\x12\x36\n\nexperiment\x18\x0b \x01(\x0b\x32\".longtail.activation.v1.Experiment\x12\x34\n\x07timings\x18\x0c \x03(\x0b\x32#.longtail.activation.v1.StageTiming\x12\x35\n\x07\x64ropped\x18\r \x03(\x0b\x32$.longtail.activation.v1.DroppedCount\x12\x35\n\x05\x65rror\x18\x0e \x01(\x0b\x32&.longtail.activation.v1.RankItemsError\x12\x37\n\x0b\x65xperiments\x18\x0f \x03(\x0b\x32\".longtail.activation.v1.Experiment\"V\n\x0eRankItemsError\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12\x0f\n\x07message\x18\x02 \x01(\t\x12%\n\x07\x64\x65tails\x18\x03 \x03(\x0b\x32\x14.google.protobuf.Any\"\xb6\x01\n\nRankedItem\x12\x0f\n\x07item_id\x18\x01 \x01(\t\x12\x0c\n\x04rank\x18\x02 \x01(\x05\x12\r\n\x05score\x18\x03 \x01(\x02\x12\r\n\x05value\x18\x04 \x01(\x02\x12\x12\n\npropensity\x18\x05 \x01(\x01\x12\x0e\n\x06source\x18\x06 \x01(\t\x12\x16\n\x0eis_exploration\x18\x07 \x01(\x08\x12/\n\x07reasons\x18\x08 \x03(\x0b\x32\x1e.longtail.activation.v1.Reason\"H\n\x06Reason\x12\x0c\n\x04term\x18\x01 \x01(\t\x12\x12\n\nterm_value\x18\x02 \x01(\x02\x12\x0e\n\x06weight\x18\x03 \x01(\x02\x12\x0c\n\x04text\x18\x04 \x01(\t\"\xd6\x01\n\tUserState\x12\x30\n\x05state\x18\x01 \x01(\x0e\x32!.longtail.activation.v1.Lifecycle\x12\x15\n\rdays_in_state\x18\x02 \x01(\x02\x12\x14\n\x07p_alive\x18\x03 \x01(\x02H\x00\x88\x01\x01\x12\x16\n\x0ehistory_length\x18\x04 \x01(\x05\x12\x17\n\x0ftail_percentile\x18\x05 \x01(\x02\x12-\n\tlast_seen\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\n\n\x08_p_alive\"\xf4\x01\n\rFeatureStatus\x12\r\n\x05group\x18\x01 \x01(\t\x12<\n\x06status\x18\x02 \x01(\x0e\x32,.longtail.activation.v1.FeatureStatus.Status\x12&\n\x03\x61ge\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\"n\n\x06Status\x12\x16\n\x12STATUS_UNSPECIFIED\x10\x00\x12\x10\n\x0cSTATUS_FRESH\x10\x01\x12\x10\n\x0cSTATUS_STALE\x10\x02\x12\x12\n\x0eSTATUS_MISSING\x10\x03\x12\x14\n\x10STATUS_DEFAULTED\x10\x04\"B\n\rDegradedCause\x12\x12\n\ndependency\x18\x01 \x01(\t\x12\r\n\x05\x63\x61use\x18\x02 \x01(\t\x12\x0e\n\x06\x64\x65tail\x18\x03 \x01(\t\"<\n\x0cModelVersion\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12\r\n\x05label\x18\x03 \x01(\t\"G\n\nExperiment\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0b\n\x03\x61rm\x18\x02 \x01(\t\x12\r\n\x05layer\x18\x03 \x01(\t\x12\x0f\n\x07version\x18\x04 \x01(\t\"1\n\x0bStageTiming\x12\r\n\x05stage\x18\x01 \x01(\t\x12\x13\n\x0b\x64uration_us\x18\x02 \x01(\x03\"-\n\x0c\x44roppedCount\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\r\n\x05\x63ount\x18\x02 \x01(\x05\"\\\n\x13GetUserStateRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12,\n\x03now\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.TimestampH\x00\x88\x01\x01\x42\x06\n\x04_now\"\x91\x02\n\x14GetUserStateResponse\x12\x35\n\nuser_state\x18\x01 \x01(\x0b\x32!.longtail.activation.v1.UserState\x12=\n\x0e\x66\x65\x61ture_status\x18\x02 \x03(\x0b\x32%.longtail.activation.v1.FeatureStatus\x12\x10\n\x08\x64\x65graded\x18\x03 \x01(\x08\x12>\n\x0f\x64\x65graded_causes\x18\x04 \x03(\x0b\x32%.longtail.activation.v1.DegradedCause\x12\x31\n\x07history\x18\x05 \x03(\x0b\x32 .longtail.activation.v1.Behavior*\x8d\x01\n\x0f\x43\x61ndidateSource\x12 \n\x1c\x43\x41NDIDATE_SOURCE_UNSPECIFIED\x10\x00\x12\x1e\n\x1a\x43\x41NDIDATE_SOURCE_RETRIEVAL\x10\x01\x12\x1c\n\x18\x43\x41NDIDATE_SOURCE_POPULAR\x10\x02\x12\x1a\n\x16\x43\x41NDIDATE_SOURCE_FRESH\x10\x03*\x7f\n\tObjective\x12\x19\n\x15OBJECTIVE_UNSPECIFIED\x10\x00\x12\x12\n\x0eOBJECTIVE_AUTO\x10\x01\x12\x16\n\x12OBJECTIVE_ACTIVATE\x10\x02\x12\x14\n\x10OBJECTIVE_RETAIN\x10\x03\x12\x15\n\x11OBJECTIVE_EXPLORE\x10\x04*R\n\x08Priority\x12\x18\n\x14PRIORITY_UNSPECIFIED\x10\x00\x12\x18\n\x14PRIORITY_INTERACTIVE\x10\x01\x12\x12\n\x0ePRIORITY_BATCH\x10\x02*g\n\x08\x44\x65\x63ision\x12\x18\n\x14\x44\x45\x43ISION_UNSPECIFIED\x10\x00\x12\x11\n\rDECISION_SHOW\x10\x01\x12\x15\n\x11\x44\x45\x43ISION_HOLD_OUT\x10\x02\x12\x17\n\x13\x44\x45\x43ISION_SUPPRESSED\x10\x03*\xae\x01\n\tLifecycle\x12\x19\n\x15LIFECYCLE_UNSPECIFIED\x10\x00\x12\x11\n\rLIFECYCLE_NEW\x10\x01\x12\x14\n\x10LIFECYCLE_ACTIVE\x10\x02\x12\x14\n\x10LIFECYCLE_CASUAL\x10\x03\x12\x15\n\x11LIFECYCLE_AT_RISK\x10\x04\x12\x15\n\x11LIFECYCLE_DORMANT\x10\x05\x12\x19\n\x15LIFECYCLE_RESURRECTED\x10\x06\x32\xcb\x02\n\x11\x41\x63tivationService\x12`\n\tRankItems\x12(.longtail.activation.v1.RankItemsRequest\x1a).longtail.activation.v1.RankItemsResponse\x12i\n\x0e\x42\x61tchRankItems\x12(.longtail.activation.v1.RankItemsRequest\x1a).longtail.activation.v1.RankItemsResponse(\x01\x30\x01\x12i\n\x0cGetUserState\x12+.longtail.activation.v1.GetUserStateRequest\x1a,.longtail.activation.v1.GetUserStateResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'longtail.activation.v1.activation_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_CANDIDATESOURCE']._serialized_start=2864
-  _globals['_CANDIDATESOURCE']._serialized_end=3005
-  _globals['_OBJECTIVE']._serialized_start=3007
-  _globals['_OBJECTIVE']._serialized_end=3134
-  _globals['_PRIORITY']._serialized_start=3136
-  _globals['_PRIORITY']._serialized_end=3218
-  _globals['_DECISION']._serialized_start=3220
-  _globals['_DECISION']._serialized_end=3323
-  _globals['_LIFECYCLE']._serialized_start=3326
-  _globals['_LIFECYCLE']._serialized_end=3500
+  _globals['_CANDIDATESOURCE']._serialized_start=2953
+  _globals['_CANDIDATESOURCE']._serialized_end=3094
+  _globals['_OBJECTIVE']._serialized_start=3096
+  _globals['_OBJECTIVE']._serialized_end=3223
+  _globals['_PRIORITY']._serialized_start=3225
+  _globals['_PRIORITY']._serialized_end=3307
+  _globals['_DECISION']._serialized_start=3309
+  _globals['_DECISION']._serialized_end=3412
+  _globals['_LIFECYCLE']._serialized_start=3415
+  _globals['_LIFECYCLE']._serialized_end=3589
   _globals['_RANKITEMSREQUEST']._serialized_start=160
   _globals['_RANKITEMSREQUEST']._serialized_end=646
   _globals['_BEHAVIOR']._serialized_start=648
   _globals['_BEHAVIOR']._serialized_end=743
   _globals['_RANKITEMSRESPONSE']._serialized_start=746
-  _globals['_RANKITEMSRESPONSE']._serialized_end=1411
-  _globals['_RANKITEMSERROR']._serialized_start=1413
-  _globals['_RANKITEMSERROR']._serialized_end=1499
-  _globals['_RANKEDITEM']._serialized_start=1502
-  _globals['_RANKEDITEM']._serialized_end=1684
-  _globals['_REASON']._serialized_start=1686
-  _globals['_REASON']._serialized_end=1758
-  _globals['_USERSTATE']._serialized_start=1761
-  _globals['_USERSTATE']._serialized_end=1975
-  _globals['_FEATURESTATUS']._serialized_start=1978
-  _globals['_FEATURESTATUS']._serialized_end=2222
-  _globals['_FEATURESTATUS_STATUS']._serialized_start=2112
-  _globals['_FEATURESTATUS_STATUS']._serialized_end=2222
-  _globals['_DEGRADEDCAUSE']._serialized_start=2224
-  _globals['_DEGRADEDCAUSE']._serialized_end=2290
-  _globals['_MODELVERSION']._serialized_start=2292
-  _globals['_MODELVERSION']._serialized_end=2352
-  _globals['_EXPERIMENT']._serialized_start=2354
-  _globals['_EXPERIMENT']._serialized_end=2393
-  _globals['_STAGETIMING']._serialized_start=2395
-  _globals['_STAGETIMING']._serialized_end=2444
-  _globals['_DROPPEDCOUNT']._serialized_start=2446
-  _globals['_DROPPEDCOUNT']._serialized_end=2491
-  _globals['_GETUSERSTATEREQUEST']._serialized_start=2493
-  _globals['_GETUSERSTATEREQUEST']._serialized_end=2585
-  _globals['_GETUSERSTATERESPONSE']._serialized_start=2588
-  _globals['_GETUSERSTATERESPONSE']._serialized_end=2861
-  _globals['_ACTIVATIONSERVICE']._serialized_start=3503
-  _globals['_ACTIVATIONSERVICE']._serialized_end=3834
+  _globals['_RANKITEMSRESPONSE']._serialized_end=1468
+  _globals['_RANKITEMSERROR']._serialized_start=1470
+  _globals['_RANKITEMSERROR']._serialized_end=1556
+  _globals['_RANKEDITEM']._serialized_start=1559
+  _globals['_RANKEDITEM']._serialized_end=1741
+  _globals['_REASON']._serialized_start=1743
+  _globals['_REASON']._serialized_end=1815
+  _globals['_USERSTATE']._serialized_start=1818
+  _globals['_USERSTATE']._serialized_end=2032
+  _globals['_FEATURESTATUS']._serialized_start=2035
+  _globals['_FEATURESTATUS']._serialized_end=2279
+  _globals['_FEATURESTATUS_STATUS']._serialized_start=2169
+  _globals['_FEATURESTATUS_STATUS']._serialized_end=2279
+  _globals['_DEGRADEDCAUSE']._serialized_start=2281
+  _globals['_DEGRADEDCAUSE']._serialized_end=2347
+  _globals['_MODELVERSION']._serialized_start=2349
+  _globals['_MODELVERSION']._serialized_end=2409
+  _globals['_EXPERIMENT']._serialized_start=2411
+  _globals['_EXPERIMENT']._serialized_end=2482
+  _globals['_STAGETIMING']._serialized_start=2484
+  _globals['_STAGETIMING']._serialized_end=2533
+  _globals['_DROPPEDCOUNT']._serialized_start=2535
+  _globals['_DROPPEDCOUNT']._serialized_end=2580
+  _globals['_GETUSERSTATEREQUEST']._serialized_start=2582
+  _globals['_GETUSERSTATEREQUEST']._serialized_end=2674
+  _globals['_GETUSERSTATERESPONSE']._serialized_start=2677
+  _globals['_GETUSERSTATERESPONSE']._serialized_end=2950
+  _globals['_ACTIVATIONSERVICE']._serialized_start=3592
+  _globals['_ACTIVATIONSERVICE']._serialized_end=3923
 # @@protoc_insertion_point(module_scope)

@@ -182,7 +182,9 @@ class RankItemsRequest(_message.Message):
     surface: _builtins.str
     """Where the items will be shown, such as "home" or "cart"; copied to the decision log."""
     channel: _builtins.str
-    """How the user is reached, such as "in_app", "push" or "email"; copied to the decision log."""
+    """How the user is reached, such as "in_app", "push" or "email"; copied to the decision log. A channel that the
+    policy names is a contact: its caps, spacing, quiet hours and the user's choices apply, and may answer SUPPRESSED.
+    """
     objective: Global___Objective.ValueType
     """What the order is for. Unspecified means AUTO: the policy chooses by the user's state."""
     require_full: _builtins.bool
@@ -205,7 +207,7 @@ class RankItemsRequest(_message.Message):
 
     @_builtins.property
     def sources(self) -> _containers.RepeatedScalarFieldContainer[Global___CandidateSource.ValueType]:
-        """Where candidates come from when the caller names none. Empty means all sources."""
+        """Where candidates come from when the caller names none. Empty means those the policy has for the user's state."""
 
     @_builtins.property
     def exclude_item_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
@@ -296,17 +298,21 @@ class RankItemsResponse(_message.Message):
     TIMINGS_FIELD_NUMBER: _builtins.int
     DROPPED_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
+    EXPERIMENTS_FIELD_NUMBER: _builtins.int
     decision_id: _builtins.str
     """Names this decision in the log, and in the exposures and outcomes that follow it."""
     decision: Global___Decision.ValueType
     decision_reason: _builtins.str
-    """Why the decision is SUPPRESSED or HOLD_OUT; empty when SHOW."""
+    """Why the decision is SUPPRESSED or HOLD_OUT; empty when SHOW. "global_holdout"; or for a channel of the policy
+    "opted_out", "quiet_hours", "ramp_up", "spacing", "cap_1d", "cap_7d", "cap_30d", and the last four with
+    "all_channels_" before them.
+    """
     degraded: _builtins.bool
     """True when any dependency could not answer in full; `degraded_causes` say which and why."""
     policy_version: _builtins.str
     @_builtins.property
     def items(self) -> _containers.RepeatedCompositeFieldContainer[Global___RankedItem]:
-        """Best first, `limit` at most. Fewer, when fewer were eligible."""
+        """Best first, `limit` at most. Fewer, when fewer were eligible; none unless the decision is SHOW."""
 
     @_builtins.property
     def user_state(self) -> Global___UserState: ...
@@ -332,6 +338,10 @@ class RankItemsResponse(_message.Message):
     def error(self) -> Global___RankItemsError:
         """Only in BatchRankItems: why there is no ranking for this request; nothing else is set then."""
 
+    @_builtins.property
+    def experiments(self) -> _containers.RepeatedCompositeFieldContainer[Global___Experiment]:
+        """One per layer in which the user takes part in an experiment; `experiment` is the first of them."""
+
     def __init__(
         self,
         *,
@@ -349,10 +359,11 @@ class RankItemsResponse(_message.Message):
         timings: _abc.Iterable[Global___StageTiming] | None = ...,
         dropped: _abc.Iterable[Global___DroppedCount] | None = ...,
         error: Global___RankItemsError | None = ...,
+        experiments: _abc.Iterable[Global___Experiment] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "experiment", b"experiment", "model", b"model", "user_state", b"user_state"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["decision", b"decision", "decision_id", b"decision_id", "decision_reason", b"decision_reason", "degraded", b"degraded", "degraded_causes", b"degraded_causes", "dropped", b"dropped", "error", b"error", "experiment", b"experiment", "feature_status", b"feature_status", "items", b"items", "model", b"model", "policy_version", b"policy_version", "timings", b"timings", "user_state", b"user_state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["decision", b"decision", "decision_id", b"decision_id", "decision_reason", b"decision_reason", "degraded", b"degraded", "degraded_causes", b"degraded_causes", "dropped", b"dropped", "error", b"error", "experiment", b"experiment", "experiments", b"experiments", "feature_status", b"feature_status", "items", b"items", "model", b"model", "policy_version", b"policy_version", "timings", b"timings", "user_state", b"user_state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -451,7 +462,7 @@ class Reason(_message.Message):
     WEIGHT_FIELD_NUMBER: _builtins.int
     TEXT_FIELD_NUMBER: _builtins.int
     term: _builtins.str
-    """Such as "relevance", "novelty" or "tail"."""
+    """"relevance", "novelty", "fatigue" or "diversity"."""
     term_value: _builtins.float
     weight: _builtins.float
     text: _builtins.str
@@ -635,17 +646,25 @@ class Experiment(_message.Message):
 
     NAME_FIELD_NUMBER: _builtins.int
     ARM_FIELD_NUMBER: _builtins.int
+    LAYER_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     arm: _builtins.str
+    layer: _builtins.str
+    """Experiments of one layer exclude each other."""
+    version: _builtins.str
+    """Another one when the experiment was changed: its users before and after do not compare."""
     def __init__(
         self,
         *,
         name: _builtins.str = ...,
         arm: _builtins.str = ...,
+        layer: _builtins.str = ...,
+        version: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["arm", b"arm", "name", b"name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["arm", b"arm", "layer", b"layer", "name", b"name", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

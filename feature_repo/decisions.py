@@ -1,0 +1,243 @@
+"""The decision log's schema, and how to read it: what was answered, to whom, from which candidates, by which draw.
+
+Under `StateDir.decisions` lie `<time>-<process>.jsonl` while a gateway writes it and `<time>-<process>.parquet` after;
+`policies/` keeps every policy that decided. A decision may stand there more than once, after a retry or when its first
+line came too late: the last one of a decision_id is what was answered, and `read` and `find` give only that.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from feature_repo.errors import LongtailError
+
+SCHEMA_VERSION: Final = 1
+OPEN_SUFFIX: Final = ".jsonl"
+CLOSED_SUFFIX: Final = ".parquet"
+POLICIES: Final = "policies"
+
+# What the policy was given of each candidate, float32; a column that a line leaves out has its default throughout.
+CANDIDATE_NUMBERS: Final[Mapping[str, float]] = {
+    "score": 0.0,  # the model's probability; 0 when it did not answer
+    "relevance": np.nan,  # what stood for it then, from item statistics; missing when the model answered
+    "novelty": 1.0,
+    "exposures": 0.0,  # times shown without engagement, each counting less the longer ago
+    "rate": np.nan,  # smoothed share of those shown it who engaged; missing when nobody was
+    "trials": 0.0,  # how many were
+}
+
+_ITEM: Final = pa.struct(
+    [
+        ("item_id", pa.string()),
+        ("rank", pa.int32()),
+        ("score", pa.float64()),
+        ("value", pa.float64()),
+        ("propensity", pa.float64()),
+        ("source", pa.string()),
+        ("is_exploration", pa.bool_()),
+    ]
+)
+_EXPERIMENT: Final = pa.struct(
+    [("layer", pa.string()), ("name", pa.string()), ("arm", pa.string()), ("version", pa.string())]
+)
+_FEATURES: Final = pa.struct([("group", pa.string()), ("status", pa.string()), ("age_s", pa.float64())])
+
+SCHEMA: Final = pa.schema(
+    [
+        ("decision_id", pa.string()),
+        ("at_unix_s", pa.float64()),
+        ("user_id", pa.string()),  # empty: anonymous
+        ("unit", pa.string()),  # who was randomised
+        ("decision", pa.string()),  # "show", "hold_out" or "suppressed"
+        ("reason", pa.string()),
+        ("campaign_id", pa.string()),  # empty: an answer to RankItems
+        ("contact_propensity", pa.float64()),  # probability that the user was not held out
+        ("state", pa.string()),
+        ("days_in_state", pa.float64()),
+        ("p_alive", pa.float64()),
+        ("tail_percentile", pa.float64()),
+        ("history_length", pa.int32()),
+        ("surface", pa.string()),
+        ("channel", pa.string()),
+        ("objective", pa.string()),  # as asked: "auto" is the state's
+        ("limit", pa.int32()),
+        ("explores", pa.bool_()),  # False: the log failed, and the answer was arranged anew without exploration
+        ("policy_version", pa.string()),
+        ("experiments", pa.list_(_EXPERIMENT)),
+        ("model_name", pa.string()),  # missing: the prior ordered
+        ("model_version", pa.int64()),
+        # For a hold-out, the items that would have been shown.
+        ("items", pa.list_(_ITEM)),
+        # The eligible candidates, in the order they were scored.
+        ("candidate_item_ids", pa.list_(pa.string())),
+        ("candidate_sources", pa.list_(pa.string())),
+        ("candidate_categories", pa.list_(pa.string())),
+        *((f"candidate_{name}", pa.list_(pa.float32())) for name in CANDIDATE_NUMBERS),
+        ("dropped", pa.map_(pa.string(), pa.int64())),
+        ("features", pa.list_(_FEATURES)),
+        ("degraded", pa.list_(pa.string())),  # dependency:cause
+    ],
+    metadata={"longtail.decisions.schema_version": str(SCHEMA_VERSION)},
+)
+
+# A decision that says nothing: what a line has to have.
+EMPTY_LINE: Final[Mapping[str, Any]] = {
+    "v": SCHEMA_VERSION,
+    **dict.fromkeys(("decision_id", "user_id", "reason", "campaign_id", "surface", "channel", "policy_version"), ""),
+    **dict.fromkeys(("p_alive", "model_name", "model_version")),
+    **dict.fromkeys(("at_unix_s", "days_in_state", "history_length", "limit"), 0),
+    **dict.fromkeys(("contact_propensity", "tail_percentile"), 1.0),
+    **{"decision": "show", "state": "dormant", "objective": "auto", "explores": True, "dropped": {}, "numbers": ""},
+    **{name: [] for name in ("items", "experiments", "features", "degraded", "columns", "source_codes")},
+    **{name: [] for name in ("candidate_item_ids", "candidate_sources", "candidate_categories", "category_codes")},
+}
+
+_PLAIN: Final = tuple(
+    name for name in SCHEMA.names if not name.startswith("candidate_") and name not in ("dropped", "unit")
+)
+
+
+class DecisionLogReadError(LongtailError):
+    """A file of the decision log is none, or of a version that this one does not know."""
+
+
+def pack(columns: Mapping[str, npt.NDArray[np.float32]]) -> dict[str, Any]:
+    """The numbers of the candidates as they stand in a line; columns at their default are left out."""
+    kept = {
+        name: column
+        for name, column in columns.items()
+        if not np.array_equal(column, np.full(len(column), CANDIDATE_NUMBERS[name], np.float32), equal_nan=True)
+    }
+    data = b"".join(column.astype("<f4", copy=False).tobytes() for column in kept.values())
+    return {"columns": list(kept), "numbers": base64.b64encode(data).decode()}
+
+
+def unpack(line: Mapping[str, Any]) -> dict[str, npt.NDArray[np.float32]]:
+    """
+    >>> line = pack({"score": np.array([0.5, 0.25], np.float32), "novelty": np.ones(2, np.float32)})
+    >>> line["columns"], unpack({**line, "candidate_item_ids": ["a", "b"]})["score"].tolist()
+    (['score'], [0.5, 0.25])
+    """
+    count = len(line["candidate_item_ids"])
+    data = np.frombuffer(base64.b64decode(line["numbers"]), "<f4").reshape(len(line["columns"]), count)
+    given = dict(zip(line["columns"], data, strict=True))
+    return {name: given.get(name, np.full(count, default, "<f4")) for name, default in CANDIDATE_NUMBERS.items()}
+
+
+def decode(lines: Sequence[bytes], *, where: Path) -> pa.Table:
+    """Lines of an open segment as the schema has them. A last line that a crash cut short is left out."""
+    return to_table([line for line, _ in parse(lines, where=where)])
+
+
+def parse(lines: Sequence[bytes], *, where: Path) -> Iterator[tuple[dict[str, Any], bytes]]:
+    """The lines as JSON, each with its bytes."""
+    for place, data in enumerate(lines, start=1):
+        try:
+            line = json.loads(data)
+            version = line["v"]
+        except (ValueError, KeyError, TypeError):
+            if place == len(lines):
+                return
+            raise DecisionLogReadError(f"{where}:{place} is no decision; move the file away to read the rest") from None
+        if version != SCHEMA_VERSION:
+            raise DecisionLogReadError(
+                f"{where}:{place} has schema version {version}, this longtail reads {SCHEMA_VERSION}; "
+                "read it with the version that wrote it"
+            )
+        yield line, data
+
+
+def to_table(lines: Sequence[Mapping[str, Any]]) -> pa.Table:
+    columns: dict[str, pa.Array] = {
+        name: pa.array([line[name] for line in lines], SCHEMA.field(name).type) for name in _PLAIN
+    }
+    columns["unit"] = pa.array([line.get("unit", line["user_id"]) for line in lines], pa.string())
+    columns["dropped"] = pa.array([list(line["dropped"].items()) for line in lines], SCHEMA.field("dropped").type)
+    ids = [line["candidate_item_ids"] for line in lines]
+    columns["candidate_item_ids"] = pa.array(ids, pa.list_(pa.string()))
+    for name, codes in (("candidate_sources", "source_codes"), ("candidate_categories", "category_codes")):
+        named = [[line[name][code] for code in line[codes]] for line in lines]
+        columns[name] = pa.array(named, pa.list_(pa.string()))
+    offsets = pa.array(np.cumsum([0, *map(len, ids)]), pa.int32())
+    numbers = [unpack(line) for line in lines]
+    for name in CANDIDATE_NUMBERS:
+        flat = np.concatenate([one[name] for one in numbers]) if numbers else np.empty(0, np.float32)
+        columns[f"candidate_{name}"] = pa.ListArray.from_arrays(offsets, pa.array(flat, pa.float32()))
+    return pa.table(columns, schema=SCHEMA)
+
+
+def segments(directory: Path) -> list[Path]:
+    """Oldest first, each segment once: while it is being closed, both of its files are there for a moment."""
+    closed = {path.stem: path for path in directory.glob(f"*{CLOSED_SUFFIX}")}
+    opened = {path.stem: path for path in directory.glob(f"*{OPEN_SUFFIX}")}
+    return [path for _, path in sorted((opened | closed).items())]
+
+
+def load(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
+    """One segment; raises DecisionLogReadError."""
+    try:
+        if path.suffix == OPEN_SUFFIX:
+            table = decode(path.read_bytes().splitlines(), where=path)
+            return table if columns is None else table.select(columns)
+        _check_version(path, pq.read_schema(path))
+        return pq.read_table(path, columns=None if columns is None else list(columns))
+    except FileNotFoundError:
+        closed = path.with_suffix(CLOSED_SUFFIX)
+        if path.suffix == OPEN_SUFFIX and closed.exists():  # closed since it was listed
+            return load(closed, columns)
+        raise
+    except pa.ArrowInvalid as error:
+        raise DecisionLogReadError(f"{path} is no segment of the decision log: {error}") from error
+
+
+def read(directory: Path, *, columns: Sequence[str] | None = None) -> pa.Table:
+    """Every decision as it was answered, oldest first; `columns` of `SCHEMA`, all by default."""
+    wanted = SCHEMA.names if columns is None else list(dict.fromkeys(columns))
+    needed = list(dict.fromkeys(("decision_id", *wanted)))
+    parts = [load(path, needed) for path in segments(directory)]
+    empty = pa.schema([SCHEMA.field(name) for name in needed]).empty_table()
+    table = pa.concat_tables([empty, *(part.replace_schema_metadata(None) for part in parts)])
+    rows = table.select(["decision_id"]).append_column("row", pa.array(np.arange(len(table))))
+    last = rows.group_by("decision_id").aggregate([("row", "max")])["row_max"]
+    return table.take(last.take(pc.sort_indices(last))).select(wanted)
+
+
+def find(directory: Path, decision_id: str) -> dict[str, Any] | None:
+    """The decision of that name as it was answered, or None. Looks at the newest segments first."""
+    for path in reversed(segments(directory)):
+        table = _rows_of(path, decision_id)
+        if len(table):
+            row: dict[str, Any] = table.slice(len(table) - 1).to_pylist()[0]
+            return row
+    return None
+
+
+def _rows_of(path: Path, decision_id: str) -> pa.Table:
+    if path.suffix == OPEN_SUFFIX and path.exists():
+        name = json.dumps(decision_id, ensure_ascii=False).encode()
+        found = [line for line in path.read_bytes().splitlines() if name in line and line.endswith(b"}")]
+        table = decode(found, where=path)
+    else:
+        closed = path.with_suffix(CLOSED_SUFFIX)
+        _check_version(closed, pq.read_schema(closed))
+        table = pq.read_table(closed, filters=[("decision_id", "=", decision_id)])
+    return table.filter(pc.equal(table["decision_id"], decision_id))
+
+
+def _check_version(path: Path, schema: pa.Schema) -> None:
+    version = (schema.metadata or {}).get(b"longtail.decisions.schema_version", b"none").decode()
+    if version != str(SCHEMA_VERSION):
+        raise DecisionLogReadError(
+            f"{path} has schema version {version}, this longtail reads {SCHEMA_VERSION}; "
+            "read it with the version that wrote it"
+        )

@@ -1,0 +1,187 @@
+"""A decision comes out of the log as it went in, and is computed again to the last bit."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from feature_repo import decisions
+from feature_repo.decision_segments import close_segments, erase_user
+from feature_repo.errors import LongtailError
+from feature_repo.lifecycle import Lifecycle
+from longtail.activation.v1 import activation_pb2 as pb
+from serving.gateway.decision_log import JsonlDecisionLog, encode
+from serving.gateway.domain import Objective, Query, Ranking, User, UserId
+from serving.gateway.experiments import assign
+from serving.gateway.policy_book import parse
+from serving.gateway.policy_document import Policy
+from serving.gateway.replay import explained, replay
+from serving.gateway.slate import fill, seed_of, unit_of
+from serving.gateway.telemetry import Telemetry
+from tests.gateway.conftest import Start
+from tests.gateway.fakes import NOW_S, World, scored
+from tests.gateway.test_experiments import TWO_LAYERS
+
+POLICY = parse(TWO_LAYERS.format(rate=0.0), where="test")
+shares = st.floats(0, 1, width=32)
+candidates = st.lists(
+    st.tuples(shares, shares, st.floats(0, 5, width=32), st.integers(0, 3), shares, st.integers(0, 100)), max_size=30
+)
+
+
+def decided(
+    user_id: str, rows: list[tuple[float, float, float, int, float, int]], state: Lifecycle, limit: int
+) -> bytes:
+    """The line of a decision by the policy itself."""
+    columns = [list(column) for column in zip(*rows, strict=True)] or [[] for _ in range(6)]
+    relevance, novelty, exposures, categories, rates, trials = columns
+    given = scored(
+        relevance, novelty=novelty, exposures=exposures, categories=[int(one) for one in categories], rates=rates,
+        trials=trials,
+    )  # fmt: skip
+    query = Query(user_id=UserId(user_id), limit=limit, objective=Objective.AUTO)
+    user = User(
+        user_id=query.user_id,
+        state=state,
+        days_in_state=1,
+        p_alive=0.25,
+        tail_percentile=0.3,
+        last_seen_unix_s=None,
+        history=(),
+    )
+    found = assign(POLICY, query.user_id)
+    seed = seed_of(found.policy, found.experiments, unit_of(query), now_unix_s=NOW_S)
+    items, dropped = fill(given, query=query, user=user, policy=found.policy, seed=seed)
+    ranking = Ranking(
+        decision_id="d",
+        at_unix_s=NOW_S,
+        user=user,
+        items=items,
+        groups={},
+        model=given.model,
+        policy_version=POLICY.version,
+        experiments=found.experiments,
+        dropped=dropped,
+        scored=given,
+        unit=unit_of(query),
+    )
+    return encode(query, ranking)
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow], deadline=None)
+@given(st.text(min_size=1, max_size=6), candidates, st.sampled_from(Lifecycle), st.integers(1, 12))
+def test_a_replay_is_identical_to_the_last_bit(
+    user_id: str, rows: list[tuple[float, float, float, int, float, int]], state: Lifecycle, limit: int
+) -> None:
+    (decision,) = decisions.decode([decided(user_id, rows, state, limit)], where=Path("line")).to_pylist()
+    result = replay(decision, POLICY)
+    assert result.differences == ()
+    shown = explained(decision, result)
+    assert [item.value for item in shown] == [item["value"] for item in decision["items"]]
+    assert all(item.terms for item in shown)
+
+
+def test_another_policy_or_another_number_is_told() -> None:
+    rows = [(0.9 - place / 40, 0.5, 0.0, place % 3, 0.1, 5) for place in range(20)]
+    (decision,) = decisions.decode([decided("u", rows, Lifecycle.DORMANT, 5)], where=Path("line")).to_pylist()
+    assert not replay(decision, Policy.model_validate({"objectives": {"activate": {"relevance": 2, "novelty": 0}},
+                                                       "layers": POLICY.layers})).is_identical  # fmt: skip
+    decision["items"][0]["value"] += 1e-12
+    assert replay(decision, POLICY).differences
+
+
+def same(one: pa.Table, other: pa.Table) -> bool:
+    return str(one.to_pylist()) == str(other.to_pylist())  # NaN is not itself
+
+
+def opened_in(directory: Path) -> list[Path]:
+    return list(directory.glob("*.jsonl"))
+
+
+def open_log(directory: Path, *, segment_bytes: int = 1 << 20) -> JsonlDecisionLog:
+    return JsonlDecisionLog(directory, capacity=100, segment_bytes=segment_bytes, fsync=False, telemetry=Telemetry())
+
+
+async def test_what_is_open_and_what_is_closed_read_the_same(start: Start, world: World, tmp_path: Path) -> None:
+    log = open_log(tmp_path, segment_bytes=20_000)
+    world.decisions = log  # type: ignore[assignment]
+    running = await start(world)
+    for place in range(20):
+        await running.activation.RankItems(pb.RankItemsRequest(user_id=f"u{place % 5}", idempotency_key=f"{place}"))
+    opened = decisions.read(tmp_path)
+    assert close_segments(tmp_path) >= 1
+    assert opened_in(tmp_path), "the one being written stays"
+    assert same(decisions.read(tmp_path), opened)
+    log.close()
+    assert close_segments(tmp_path) == 1
+    assert not opened_in(tmp_path)
+    closed = decisions.read(tmp_path)
+    assert same(closed, opened)
+    assert closed.num_rows == 20
+    for row in opened.to_pylist():
+        found = decisions.find(tmp_path, row["decision_id"])
+        assert str(found) == str(row)
+        assert replay(row, Policy()).is_identical
+    assert decisions.find(tmp_path, "none") is None
+
+
+async def test_the_last_line_of_a_decision_is_what_was_answered(start: Start, world: World, tmp_path: Path) -> None:
+    for limit in (2, 4):
+        log = open_log(tmp_path)
+        world.decisions = log  # type: ignore[assignment]
+        running = await start(world)
+        request = pb.RankItemsRequest(user_id="casual", idempotency_key="same", limit=limit)
+        answer = await running.activation.RankItems(request)
+        log.close()
+        if limit == 2:
+            close_segments(tmp_path)
+    found = decisions.find(tmp_path, answer.decision_id)
+    assert found is not None
+    assert len(found["items"]) == 4
+    assert [len(row["items"]) for row in decisions.read(tmp_path, columns=["items"]).to_pylist()] == [4]
+
+
+async def test_a_forgotten_user_is_gone_also_from_what_is_being_written(
+    start: Start, world: World, tmp_path: Path
+) -> None:
+    log = open_log(tmp_path, segment_bytes=20_000)
+    world.decisions = log  # type: ignore[assignment]
+    running = await start(world)
+
+    async def ask(count: int) -> None:
+        for place in range(count):
+            await running.activation.RankItems(pb.RankItemsRequest(user_id=f"u{place % 3}"))
+
+    await ask(12)
+    close_segments(tmp_path)
+    assert await asyncio.to_thread(erase_user, tmp_path, "u1") == 4
+    await ask(3)
+    users = decisions.read(tmp_path, columns=["user_id"])["user_id"].to_pylist()
+    assert sorted(users) == ["u0"] * 5 + ["u1"] + ["u2"] * 5
+    log.close()
+    assert erase_user(tmp_path, "u1") == 1
+    assert erase_user(tmp_path, "nobody") == 0
+    close_segments(tmp_path)
+    assert decisions.read(tmp_path).num_rows == 10
+
+
+def test_a_torn_last_line_is_left_out_and_any_other_is_told(tmp_path: Path) -> None:
+    line = decided("u", [], Lifecycle.NEW, 1)
+    path = tmp_path / "20260101T000000-1.jsonl"
+    path.write_bytes(line + line[:40])
+    assert decisions.read(tmp_path).num_rows == 1
+    path.write_bytes(line[:40] + b"\n" + line)
+    with pytest.raises(LongtailError, match=r":1 is no decision"):
+        decisions.read(tmp_path)
+    path.write_bytes(line.replace(b'"v":1', b'"v":2'))
+    with pytest.raises(LongtailError, match="schema version 2, this longtail reads 1"):
+        decisions.read(tmp_path)
+
+
+def test_an_empty_log_has_the_schema(tmp_path: Path) -> None:
+    assert decisions.read(tmp_path / "none").schema.names == decisions.SCHEMA.names
