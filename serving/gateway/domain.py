@@ -159,6 +159,7 @@ class ModelUser:
     user_features: Float32s  # [len(MODEL_USER_FEATURES)], NaN is missing
     user_weights: Float32s  # [embedding + 1], or [0] when there are none
     user_weights_version: int
+    user_id: UserId = UserId("")  # no input: chooses the version that is asked
 
 
 class Candidate(NamedTuple):

@@ -32,18 +32,17 @@ from serving.gateway.breaker import Breaker, GuardedFeatures, GuardedScorer
 from serving.gateway.decision_id import new_decision_id
 from serving.gateway.decision_log import JsonlDecisionLog
 from serving.gateway.domain import UserId
-from serving.gateway.errors import Cause, FeaturesError, ModelError
+from serving.gateway.errors import FeaturesError
 from serving.gateway.feast_features import FeastFeatures
 from serving.gateway.feedback import Feedback
 from serving.gateway.following import Following
 from serving.gateway.item_catalog import ParquetItemCatalog, source_path
-from serving.gateway.model_contract import Contracts
 from serving.gateway.policy_book import PolicyBook
 from serving.gateway.ports import Ports
 from serving.gateway.row_memory import RowMemory
+from serving.gateway.scorers import Scorers
 from serving.gateway.settings import GatewaySettings
 from serving.gateway.telemetry import Telemetry
-from serving.gateway.tfserving_scorer import TensorFlowServing
 from serving.gateway.trail import SlowRequests
 
 START_TIMEOUT_S = 5.0
@@ -73,7 +72,9 @@ async def serve(
         gate = _gate(settings, state)
         policies = PolicyBook(settings.policy_path, archive=state.decisions / POLICIES)
         loop.add_signal_handler(signal.SIGHUP, _reload, policies, gate)
-        scorer = await _scorer(settings, state, stack)
+        scorers = Scorers(settings, state, telemetry)
+        stack.push_async_callback(scorers.close)
+        await scorers.verify_at_start(timeout_s=START_TIMEOUT_S)
         store = open_store(state, features)
         reader = FeastFeatures(store)
         stack.callback(reader.close)
@@ -82,7 +83,7 @@ async def serve(
         await catalog.refresh()
         events = EventLog(state.events)
         chores = [
-            Chore(name="model check", every_s=settings.model_check_s, do=_model_check(scorer, telemetry)),
+            Chore(name="model check", every_s=settings.model_check_s, do=scorers.check),
             Chore(name="item statistics", every_s=settings.item_check_s, do=catalog.refresh),
             Chore(name="policy check", every_s=settings.policy_check_s, do=_policy_check(policies, telemetry)),
             Chore(name="token check", every_s=settings.authorization.check_s, do=_token_check(gate)),
@@ -102,7 +103,7 @@ async def serve(
             ports=Ports(
                 features=GuardedFeatures(reader, _breaker(settings)),
                 catalog=catalog,
-                scorer=GuardedScorer(scorer, _breaker(settings)),
+                scorer=GuardedScorer(scorers.scorer, _breaker(settings)),
                 decisions=_decisions(settings, state, telemetry, stack),
                 memory=RowMemory(settings.remembered_users),
                 lifecycle=features.lifecycle,
@@ -161,29 +162,6 @@ def _settle_memory() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(YOUNG_OBJECTS, 20, 20)
-
-
-async def _scorer(settings: GatewaySettings, state: StateDir, stack: AsyncExitStack) -> TensorFlowServing:
-    """Refuses a model of another contract; starts degraded when none answers."""
-    scorer = TensorFlowServing(
-        settings.model_server,
-        model_name=settings.model_name,
-        label=settings.model_version_label,
-        contracts=Contracts(path=settings.contract_path, models=state.models),
-        calls=settings.model_calls,
-        users_a_call=settings.model_users_a_call,
-    )
-    stack.push_async_callback(scorer.close)
-    try:
-        await scorer.verify(timeout_s=START_TIMEOUT_S)
-    except ModelError as error:
-        if error.cause is Cause.CONTRACT_MISMATCH:
-            raise LongtailError(
-                f"the model {settings.model_name} at {settings.model_server} does not follow its contract: "
-                f"{error.detail}; serve the model that was published, or set gateway.contract_path to its contract"
-            ) from error
-        _log.warning("starting without the model at %s, and trying on: %s", settings.model_server, error.detail)
-    return scorer
 
 
 def _decisions(
@@ -245,25 +223,6 @@ async def _warm_up(reader: FeastFeatures) -> None:
         await reader.read(UserId("nobody"), timeout_s=START_TIMEOUT_S)
     except FeaturesError as error:
         _log.warning("starting without the feature store, and trying on: %s", error.detail)
-
-
-def _model_check(scorer: TensorFlowServing, telemetry: Telemetry) -> Callable[[], Awaitable[None]]:
-    last = ""
-
-    async def check() -> None:
-        nonlocal last
-        told = ""
-        try:
-            await scorer.verify(timeout_s=START_TIMEOUT_S)
-            telemetry.model_version.set(scorer.version)
-        except ModelError as error:
-            telemetry.model_version.set(0)
-            told = str(error)
-        if told and told != last:
-            _log.error("rankings go without the model: %s", told)
-        last = told
-
-    return check
 
 
 def _policy_check(policies: PolicyBook, telemetry: Telemetry) -> Callable[[], Awaitable[None]]:

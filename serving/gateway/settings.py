@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from serving.gateway.access.settings import AuthorizationSettings, QuotaSettings, TlsSettings
 
@@ -19,6 +19,24 @@ class StageShares(BaseModel):
     candidates: float = Field(0.25, gt=0, lt=1, description="Retrieval by the model.")
     score: float = Field(0.35, gt=0, lt=1, description="Scoring by the model.")
     decision_log: float = Field(0.1, gt=0, lt=1, description="Making a randomised decision durable.")
+
+
+class RolloutSettings(BaseModel):
+    """Other versions than `model_version_label` asks for, by TensorFlow Serving's labels."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    canary_label: str = Field("", description="The label that answers a share of the users; empty turns it off.")
+    canary_share: float = Field(0.05, ge=0, le=1, description="That share; the same users as long as the label is.")
+    shadow_label: str = Field("", description="The label that is asked too, and only compared; empty turns it off.")
+    shadow_share: float = Field(1, ge=0, le=1, description="For which share of the users.")
+    shadow_calls: int = Field(4, ge=1, description="So many at a time; more are left out.")
+
+    @model_validator(mode="after")
+    def _labels_differ(self) -> Self:
+        if self.canary_label and self.canary_label == self.shadow_label:
+            raise ValueError("canary_label and shadow_label are the same; a version that answers is no shadow")
+        return self
 
 
 def _host_and_port(address: str) -> str:
@@ -62,6 +80,7 @@ class GatewaySettings(BaseModel):
     model_server: str = Field("127.0.0.1:8500", description="TensorFlow Serving, or the embedded stand-in.")
     model_name: str = Field("longtail", description="The model's name there.")
     model_version_label: str = Field("", description='Ask for this label, such as "stable"; empty asks for the latest.')
+    rollout: RolloutSettings = RolloutSettings()
     contract_path: Path | None = Field(None, description="contract.json; default: the newest published model's.")
     model_calls: int = Field(2, ge=1, description="Predict calls at a time; who waits meanwhile shares the next one.")
     model_users_a_call: int = Field(32, ge=1, description="Users in one of them at most.")

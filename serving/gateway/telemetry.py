@@ -17,6 +17,8 @@ from serving.gateway.logs import FACTS
 from serving.gateway.trail import SlowRequests, Trail
 
 SECONDS: Final = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
+DIFFERENCES: Final = (0.0001, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
+SHARES: Final = tuple(tenth / 10 for tenth in range(11))
 AGES_S: Final = (1, 10, 60, 600, 3600, 6 * 3600, 86_400, 7 * 86_400, 30 * 86_400)
 
 _log = logging.getLogger(__name__)
@@ -76,6 +78,30 @@ class Telemetry:
         )
         self.permits_taken = Gauge("longtail_permits_taken", "Calls in flight.", ["service"], registry=registry)
         self.model_version = Gauge("longtail_model_version", "Version checked; 0 for none.", registry=registry)
+        self.scored = Counter(
+            "longtail_scored",
+            "Rankings that a model scored, by what answered.",
+            ["label", "version"],
+            registry=registry,
+        )
+        self.canary_failures = Counter(
+            "longtail_canary_failures", "Calls that the canary failed.", ["cause"], registry=registry
+        )
+        self.shadows = Counter(
+            "longtail_shadows", "Calls for the shadow, by what became of them.", ["outcome"], registry=registry
+        )
+        self.shadow_difference = Histogram(
+            "longtail_shadow_score_difference",
+            "Mean absolute difference between the shadow's scores and those answered.",
+            buckets=DIFFERENCES,
+            registry=registry,
+        )
+        self.shadow_overlap = Histogram(
+            "longtail_shadow_top_overlap",
+            "Share of the best ten that shadow and answer have in common.",
+            buckets=SHARES,
+            registry=registry,
+        )
         self.policy = Gauge("longtail_policy_info", "1 for the policy in force.", ["version"], registry=registry)
         self.items = Gauge("longtail_items", "Items in memory.", registry=registry)
         self.decisions_written = Counter("longtail_decisions_written", "Lines of the decision log.", registry=registry)

@@ -114,6 +114,7 @@ def model_user(
         user_features=_features(activity, is_known=groups["user_activity"].has_row, now_unix_s=now_unix_s),
         user_weights=np.asarray(_list(delta), np.float32),
         user_weights_version=version if isinstance(version, int) else 0,
+        user_id=user.user_id,
     )
 
 

@@ -86,19 +86,23 @@ class TinyModel:
     delay_s: float = 0.0
     refuse: tuple[grpc.StatusCode, str] | None = None
     spoil: Callable[[Any], None] | None = None
+    labels: dict[str, int] = field(default_factory=dict)  # versions by label; `version` is the latest
+    skew: dict[int, float] = field(default_factory=dict)  # what a version adds to each score
+    delays_s: dict[int, float] = field(default_factory=dict)
     metadata_received: tuple[Any, ...] = ()
     address: str = ""
 
     async def predict(self, request: Any, context: Any) -> Any:
         self.asked.append(request)
         self.metadata_received = tuple(context.invocation_metadata() or ())
-        await asyncio.sleep(self.delay_s)
+        version = await self._version(request, context)
+        await asyncio.sleep(self.delays_s.get(version, self.delay_s))
         if self.refuse is not None:
             await context.abort(*self.refuse)
         response = PredictResponse(
             model_spec={
                 "name": request.model_spec.name,
-                "version": {"value": self.version},
+                "version": {"value": version},
                 "signature_name": request.model_spec.signature_name,
             }
         )
@@ -107,7 +111,7 @@ class TinyModel:
             response.outputs["item_ids"].CopyFrom(tensors.from_strings([["x90", "x50"]] * rows, 3))
         else:
             candidates = [one.decode() for one in request.inputs["candidate_item_ids"].string_val]
-            scores = [_score(one) for one in candidates]
+            scores = [_score(one) + self.skew.get(version, 0.0) for one in candidates]
             tensor = {
                 "dtype": tensors.DT_FLOAT,
                 "tensor_shape": request.inputs["candidate_item_ids"].tensor_shape,
@@ -121,14 +125,22 @@ class TinyModel:
     async def metadata(self, request: Any, context: Any) -> Any:
         if self.refuse is not None:
             await context.abort(*self.refuse)
+        version = await self._version(request, context)
         described = {
             name: {part: {alias: _info(spec) for alias, spec in specs.items()} for part, specs in signature.items()}
             for name, signature in self.signatures.items()
         }
         described["__saved_model_init_op"] = {"inputs": {}, "outputs": {}}
-        response = MetadataResponse(model_spec={"name": request.model_spec.name, "version": {"value": self.version}})
+        response = MetadataResponse(model_spec={"name": request.model_spec.name, "version": {"value": version}})
         response.metadata["signature_def"].Pack(SignatureDefMap(signature_def=described))
         return response
+
+    async def _version(self, request: Any, context: Any) -> int:
+        spec = request.model_spec
+        if spec.version_label and self.labels and spec.version_label not in self.labels:
+            text = f"Unrecognized servable version label: {spec.version_label}"
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, text)
+        return self.labels.get(spec.version_label) or spec.version.value or self.version
 
 
 @asynccontextmanager
