@@ -132,6 +132,28 @@ def check(context: typer.Context) -> None:
         raise LongtailError(f"nothing is built in {settings.state.features}; run `longtail features build`")
 
 
+@group.command()
+def erase(context: typer.Context, *, user: Annotated[str, typer.Option("--user", "-u", help="The user's id.")]) -> None:
+    """Forget a user: in the event log, the tables, the online store, the decision log and the per-user weights.
+
+    Prints what was removed where, and writes the proof to `erasures/`. What the user did before does not come back,
+    also when it is imported again. Safe to repeat.
+
+    Example: `longtail features erase --user 42`
+    """
+    from feature_repo.erasure import erase_user
+
+    settings: Settings = context.obj
+    proof = erase_user(settings.state, settings.features, user, now=datetime.now(UTC))
+    for removal in proof.removed:
+        if removal.count:
+            typer.echo(f"  {removal.holder}, {removal.part}: {removal.count}")
+    typer.echo(f"removed {sum(removal.count for removal in proof.removed)} in all; a second look found nothing")
+    for reason in proof.kept:
+        typer.echo(f"  stays: {reason}")
+    typer.echo(f"proof: {proof.file}")
+
+
 def read_moment(option: str, given: str) -> datetime:
     try:
         moment = datetime.fromisoformat(given)

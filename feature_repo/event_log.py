@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from feature_repo.errors import LongtailError
 from feature_repo.events import Event
+from feature_repo.tombstones import Tombstones
 
 if TYPE_CHECKING:
     import ibis
@@ -69,9 +70,12 @@ class EventLog:
         self._appended: set[int] = set()  # digests of ids in the segments before `_end`
         self._end = START
         self._imports = _ImportedIds(directory)
+        self._tombstones = Tombstones(directory)
 
     def append(self, events: Sequence[Event]) -> list[bool]:
         """Writes the events whose ids are new, and returns once they are on disk: True for each one written.
+
+        An event of an erased user from before the erasure is not written either.
 
         Raises EventLogError when the log cannot be written; then none of `events` was acknowledged.
         """
@@ -133,6 +137,14 @@ class EventLog:
         )
         return every.mutate(_occurrence=first).filter(ibis._._occurrence == 0).drop("_occurrence")
 
+    def erase(self, user_id: str) -> dict[str, int]:
+        """Blanks the user's lines in the segments, each of which is replaced by a rename; events by segment.
+
+        The other lines stay where they are, so that a reader's position still holds.
+        """
+        with self._thread_lock, self._file_lock():
+            return {file.name: _without(file, user_id) for file in self.segment_files()}
+
     def import_files(self) -> list[Path]:
         """The Parquet file of each imported source."""
         return sorted(self._directory.glob("*.parquet"))
@@ -150,6 +162,7 @@ class EventLog:
         for event in events:
             digest = _digest(event.event_id)
             is_new = not (digest in self._appended or digest in fresh or _contains(imported, digest))
+            is_new = is_new and not self._tombstones.cover(event.user_id, event.event_time)
             taken.append(is_new)
             if is_new:
                 fresh.add(digest)
@@ -280,6 +293,23 @@ def _decode(line: bytes) -> Event | None:
 def _event_id(line: bytes) -> str | None:
     event = _decode(line)
     return None if event is None else event.event_id
+
+
+def _without(file: Path, user_id: str) -> int:
+    lines, count = file.read_bytes().splitlines(keepends=True), 0
+    mention = json.dumps(user_id, ensure_ascii=False).encode()
+    for place, line in enumerate(lines):
+        if mention in line and (event := _decode(line)) is not None and event.user_id == user_id:
+            lines[place] = b" " * (len(line) - 1) + b"\n"
+            count += 1
+    if count:
+        unfinished = file.with_name(f".{file.name}.unfinished")
+        unfinished.write_bytes(b"".join(lines))
+        with unfinished.open("rb") as written:
+            os.fsync(written.fileno())
+        unfinished.replace(file)
+        _fsync_directory(file.parent)
+    return count
 
 
 def _fsync_directory(directory: Path) -> None:

@@ -17,8 +17,10 @@ from feature_repo.events import CONTACT_TYPES, EPOCH, EVENT_TYPE_PATTERN, MAX_EV
 from feature_repo.layout import StateDir
 from feature_repo.tabular import DataError, Relation, Report, literal, run, silent
 from feature_repo.time_formats import TimeFormat, detect_time_format
+from feature_repo.tombstones import Tombstones
 
 EVENT_FIELDS: Final = ("user", "item", "time", "type", "value", "event_id", "surface", "decision_id")
+ERASED: Final = "erased_user"
 SOURCE_PATTERN: Final = "^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"
 
 
@@ -79,6 +81,7 @@ def import_events(
     time_format = detect_time_format(con, relation, mapping.columns["time"], mapping.time_format)
     stage(con, relation, _fields(relation, mapping, time_format), step="read rows", report=report)
     _mark_refused(con, now, report)
+    _mark_erased(con, state, report)
     _mark_duplicates(con, EventLog(state.events), source, report)
     quarantine_file, quarantined = write_quarantine(con, relation, state.quarantine / f"{source}-{_stamp(now)}.parquet")
     summary = _summarize(con, source, quarantined, quarantine_file, time_format)
@@ -209,6 +212,14 @@ def _mark_refused(con: duckdb.DuckDBPyConnection, now: datetime, report: Report)
         END
     """
     run(con, sql, {"epoch": EPOCH, "latest": now + MAX_FUTURE}, step="check rows", report=report)
+
+
+def _mark_erased(con: duckdb.DuckDBPyConnection, state: StateDir, report: Report) -> None:
+    """What an erased user did before the erasure does not come back, not even into the quarantine."""
+    erased = Tombstones(state.events).condition("user_id", "event_time")
+    if erased != "false":
+        sql = f"UPDATE staged SET reason = '{ERASED}', longtail_original = NULL WHERE {erased}"
+        run(con, sql, {}, step="leave erased users out", report=report)
 
 
 def _mark_duplicates(con: duckdb.DuckDBPyConnection, log: EventLog, source: str, report: Report) -> None:

@@ -145,14 +145,16 @@ class LoadingRecord:
 
 @contextmanager
 def one_at_a_time(state: StateDir) -> Iterator[None]:
-    """Refuses a second materialization of this state directory."""
+    """Refuses a second materialization or erasure in this state directory."""
+    state.feast.mkdir(parents=True, exist_ok=True)
     with (state.feast / "materialize.lock").open("a+") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             lock.seek(0)
+            process = lock.read().strip() or "unknown"
             raise FeatureStoreError(
-                f"another materialization is at work (process {lock.read().strip() or 'unknown'}); wait for it to end"
+                f"another materialization or erasure is at work (process {process}); wait for it to end"
             ) from error
         lock.truncate(0)
         lock.write(str(os.getpid()))

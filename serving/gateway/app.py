@@ -14,7 +14,14 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from feature_repo.errors import LongtailError
-from longtail.activation.v1 import activation_pb2, activation_pb2_grpc, feedback_pb2, feedback_pb2_grpc
+from longtail.activation.v1 import (
+    activation_pb2,
+    activation_pb2_grpc,
+    feedback_pb2,
+    feedback_pb2_grpc,
+    privacy_pb2,
+    privacy_pb2_grpc,
+)
 from serving.gateway.access.gate import Gate
 from serving.gateway.access.tls import Certificates, check_exposure
 from serving.gateway.background import Chore
@@ -24,6 +31,7 @@ from serving.gateway.limit import Limit
 from serving.gateway.permits import Permits
 from serving.gateway.policy_book import PolicyBook
 from serving.gateway.ports import Ports
+from serving.gateway.privacy import Erase, PrivacyServicer
 from serving.gateway.servicer import ActivationServicer, FeedbackServicer
 from serving.gateway.settings import GatewaySettings
 from serving.gateway.telemetry import Telemetry
@@ -31,6 +39,7 @@ from serving.gateway.telemetry import Telemetry
 SERVICES: Final = (
     activation_pb2.DESCRIPTOR.services_by_name["ActivationService"].full_name,
     feedback_pb2.DESCRIPTOR.services_by_name["FeedbackService"].full_name,
+    privacy_pb2.DESCRIPTOR.services_by_name["PrivacyService"].full_name,
 )
 SERVING: Final = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING: Final = health_pb2.HealthCheckResponse.NOT_SERVING
@@ -93,11 +102,12 @@ def build(
     chores: Sequence[Chore] = (),
     closers: Sequence[Callable[[], Awaitable[None]]] = (),
     gate: Gate | None = None,
+    erase: Erase | None = None,
     clock: Callable[[], float] = time.time,
 ) -> Gateway:
     """Nothing waits and nothing is bound here. Raises LongtailError for a certificate that cannot be used."""
     refuse_exposure(settings)
-    gate = gate or Gate(allow_replay=settings.allow_replay, clock=clock)
+    gate = gate or Gate(allow_replay=settings.allow_replay, allow_forget_user=settings.allow_forget_user, clock=clock)
     certificates = Certificates(settings.tls, not_after=telemetry.certificate_not_after) if settings.tls.is_on else None
     retry_after_s = settings.retry_after_ms / 1000
     permits = Permits(
@@ -127,6 +137,10 @@ def build(
     feedback_pb2_grpc.add_FeedbackServiceServicer_to_server(
         FeedbackServicer(feedback=feedback, permits=feedback_permits, clock=clock), server
     )
+    if erase is not None:
+        privacy_pb2_grpc.add_PrivacyServiceServicer_to_server(
+            PrivacyServicer(erase=erase, memory=ports.memory, gate=gate), server
+        )
     answers = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(answers, server)
     if settings.reflection:

@@ -11,7 +11,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from feature_repo.events import EVENT_TYPE_PATTERN, MAX_FUTURE, MAX_ID_BYTES, Event
 from longtail.activation.v1 import activation_pb2 as pb
-from longtail.activation.v1 import feedback_pb2
+from longtail.activation.v1 import feedback_pb2, privacy_pb2
 from serving.gateway.domain import (
     Behavior,
     ItemId,
@@ -166,6 +166,13 @@ def _decode_history(history: Sequence[pb.Behavior], checks: _Checks, *, now_unix
         unix_s = checks.time(f"{field}.event_time", behavior.event_time, now_unix_s=now_unix_s)
         behaviors.append(Behavior(item_id=ItemId(behavior.item_id), event_type=event_type, unix_s=unix_s))
     return tuple(behaviors)
+
+
+def decode_forgotten(request: privacy_pb2.ForgetUserRequest) -> str:
+    checks = _Checks()
+    checks.size("user_id", request.user_id, least=1, most=MAX_ID_BYTES)
+    checks.close()
+    return request.user_id
 
 
 def check_event_count(request: feedback_pb2.RecordEventsRequest) -> None:

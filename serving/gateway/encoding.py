@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final
+from datetime import datetime
+from typing import TYPE_CHECKING, Final
 
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -11,7 +12,7 @@ from google.rpc import status_pb2
 
 from feature_repo.lifecycle import Lifecycle
 from longtail.activation.v1 import activation_pb2 as pb
-from longtail.activation.v1 import feedback_pb2
+from longtail.activation.v1 import feedback_pb2, privacy_pb2
 from serving.gateway.domain import (
     Degradation,
     Experiment,
@@ -24,6 +25,9 @@ from serving.gateway.domain import (
     Verdict,
 )
 from serving.gateway.feedback import Fate, Outcome
+
+if TYPE_CHECKING:
+    from feature_repo.erasure import Proof
 
 VERDICTS: Final = {verdict: pb.Decision.Value(f"DECISION_{verdict.name}") for verdict in Verdict}
 LIFECYCLES: Final = {state: pb.Lifecycle.Value(f"LIFECYCLE_{state.name}") for state in Lifecycle}
@@ -133,3 +137,14 @@ def _timestamp(unix_s: float) -> Timestamp:
     timestamp = Timestamp()
     timestamp.FromMilliseconds(round(unix_s * 1000))
     return timestamp
+
+
+def encode_proof(proof: Proof) -> privacy_pb2.ForgetUserResponse:
+    response = privacy_pb2.ForgetUserResponse(
+        user_digest=proof.user,
+        removals=[privacy_pb2.Removal(holder=each.holder, part=each.part, count=each.count) for each in proof.removed],
+        kept=proof.kept,
+        report=proof.file,
+    )
+    response.erase_time.FromDatetime(datetime.fromisoformat(proof.at))
+    return response

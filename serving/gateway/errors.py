@@ -87,6 +87,10 @@ class ReplayForbiddenError(RefusalError):
     reason = "REPLAY_NOT_ALLOWED"
 
 
+class ForgetForbiddenError(RefusalError):
+    reason = "FORGET_USER_NOT_ALLOWED"
+
+
 class OverloadedError(RefusalError):
     reason = "NO_PERMIT"
 
@@ -138,10 +142,15 @@ class FeedbackError(RefusalError):
     reason = "EVENT_LOG_FAILED"
 
 
+class ErasureFailedError(RefusalError):
+    reason = "ERASURE_FAILED"
+
+
 CODES: Final[Mapping[type[RefusalError], grpc.StatusCode]] = {
     InvalidRequestError: grpc.StatusCode.INVALID_ARGUMENT,
     UnreadableRequestError: grpc.StatusCode.INVALID_ARGUMENT,
     ReplayForbiddenError: grpc.StatusCode.PERMISSION_DENIED,
+    ForgetForbiddenError: grpc.StatusCode.PERMISSION_DENIED,
     NoCredentialsError: grpc.StatusCode.UNAUTHENTICATED,
     BadCredentialsError: grpc.StatusCode.UNAUTHENTICATED,
     MissingScopeError: grpc.StatusCode.PERMISSION_DENIED,
@@ -151,4 +160,5 @@ CODES: Final[Mapping[type[RefusalError], grpc.StatusCode]] = {
     DeadlineError: grpc.StatusCode.DEADLINE_EXCEEDED,
     NotFullError: grpc.StatusCode.UNAVAILABLE,
     FeedbackError: grpc.StatusCode.UNAVAILABLE,
+    ErasureFailedError: grpc.StatusCode.UNAVAILABLE,
 }

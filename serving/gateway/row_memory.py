@@ -20,5 +20,8 @@ class RowMemory:
         while len(self._rows) > self._capacity:
             self._rows.popitem(last=False)
 
+    def forget(self, user_id: UserId) -> None:
+        self._rows.pop(user_id, None)
+
     def recall(self, user_id: UserId) -> Rows | None:
         return self._rows.get(user_id)

@@ -11,7 +11,9 @@ import sys
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import AsyncExitStack
+from datetime import datetime
 from multiprocessing import get_context
+from typing import TYPE_CHECKING
 
 from prometheus_client import start_http_server
 
@@ -39,11 +41,15 @@ from serving.gateway.following import Following
 from serving.gateway.item_catalog import ParquetItemCatalog, source_path
 from serving.gateway.policy_book import PolicyBook
 from serving.gateway.ports import Ports
+from serving.gateway.privacy import Erase
 from serving.gateway.row_memory import RowMemory
 from serving.gateway.scorers import Scorers
 from serving.gateway.settings import GatewaySettings
 from serving.gateway.telemetry import Telemetry
 from serving.gateway.trail import SlowRequests
+
+if TYPE_CHECKING:
+    from feature_repo.erasure import Proof
 
 START_TIMEOUT_S = 5.0
 THREAD_SWITCH_S = 0.0005  # a thread that has written to disk or read from it must not wait 5 ms for the event loop
@@ -115,6 +121,7 @@ async def serve(
             telemetry=telemetry,
             chores=chores,
             gate=gate,
+            erase=_erase(state, features),
         )
         _serve_metrics(settings, telemetry, stack)
         await gateway.start()
@@ -132,8 +139,18 @@ def _gate(settings: GatewaySettings, state: StateDir) -> Gate:
         settings.authorization,
         settings.quota,
         allow_replay=settings.allow_replay,
+        allow_forget_user=settings.allow_forget_user,
         audit_directory=state.audit,
     )
+
+
+def _erase(state: StateDir, features: FeatureSettings) -> Erase:
+    def erase(user_id: str, now: datetime) -> Proof:
+        from feature_repo.erasure import erase_user
+
+        return erase_user(state, features, user_id, now=now)
+
+    return erase
 
 
 def _reload(policies: PolicyBook, gate: Gate) -> None:

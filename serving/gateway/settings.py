@@ -106,6 +106,7 @@ class GatewaySettings(BaseModel):
     max_deadline_ms: int = Field(5000, ge=1, description="A longer deadline of the caller is cut to this.")
     stages: StageShares = StageShares()
 
+    allow_forget_user: bool = Field(False, description="Without authorization: let every caller erase a user.")
     allow_replay: bool = Field(False, description="Accept `now` without authorization; with it, scope admin decides.")
     policy_path: Path | None = Field(None, description="policy.toml; default: the one shipped.")
     policy_check_s: float = Field(2, gt=0, description="How often that file is looked at; SIGHUP reloads at once.")

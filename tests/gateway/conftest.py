@@ -16,6 +16,7 @@ from serving.gateway.access.gate import Gate
 from serving.gateway.app import Gateway, build
 from serving.gateway.feedback import Feedback
 from serving.gateway.policy_book import PolicyBook
+from serving.gateway.privacy import Erase
 from serving.gateway.settings import GatewaySettings
 from serving.gateway.telemetry import Telemetry
 from tests.gateway.fakes import NOW_S, World
@@ -63,6 +64,7 @@ async def start() -> AsyncIterator[Start]:
             policies: PolicyBook | None = None,
             gate: Gate | None = None,
             telemetry: Telemetry | None = None,
+            erase: Erase | None = None,
             credentials: grpc.ChannelCredentials | None = None,
             **settings: Any,
         ) -> Running:
@@ -76,6 +78,7 @@ async def start() -> AsyncIterator[Start]:
                 feedback=feedback,
                 telemetry=telemetry,
                 gate=gate,
+                erase=erase,
                 clock=lambda: NOW_S,
             )
             await gateway.start()

@@ -20,7 +20,7 @@ from google.rpc import error_details_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from feature_repo.errors import LongtailError
-from longtail.activation.v1 import activation_pb2, feedback_pb2
+from longtail.activation.v1 import activation_pb2, feedback_pb2, privacy_pb2
 from longtail.activation.v1 import activation_pb2 as pb
 from serving.gateway.access.caller import Caller, Rate, Scope
 from serving.gateway.access.gate import SCOPES, Call, Gate, open_gate
@@ -109,7 +109,11 @@ async def test_each_scope_opens_its_methods_and_no_others(start: Start, world: W
 
 
 def test_every_method_of_ours_has_a_scope() -> None:
-    services = {**activation_pb2.DESCRIPTOR.services_by_name, **feedback_pb2.DESCRIPTOR.services_by_name}
+    services = {
+        **activation_pb2.DESCRIPTOR.services_by_name,
+        **feedback_pb2.DESCRIPTOR.services_by_name,
+        **privacy_pb2.DESCRIPTOR.services_by_name,
+    }
     assert {method.name for service in services.values() for method in service.methods} <= set(SCOPES)
 
 

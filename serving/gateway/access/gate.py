@@ -19,7 +19,13 @@ from serving.gateway.access.quota import Quotas
 from serving.gateway.access.settings import AuthorizationSettings, QuotaSettings
 from serving.gateway.access.text_file import stamps
 from serving.gateway.access.tokens import TokenBook
-from serving.gateway.errors import BadCredentialsError, MissingScopeError, NoCredentialsError, ReplayForbiddenError
+from serving.gateway.errors import (
+    BadCredentialsError,
+    ForgetForbiddenError,
+    MissingScopeError,
+    NoCredentialsError,
+    ReplayForbiddenError,
+)
 
 # A method that is not named here needs `admin`; tests/gateway/test_access.py asks for every method to be named.
 SCOPES: Final[Mapping[str, Scope]] = {
@@ -56,6 +62,7 @@ class Gate:
         quotas: Quotas | None = None,
         audit: AuditLog | None = None,
         allow_replay: bool = False,
+        allow_forget_user: bool = False,
         clock: Callable[[], float] = time.time,
     ) -> None:
         """Raises LongtailError when a file of tokens or keys cannot be used."""
@@ -63,6 +70,7 @@ class Gate:
         self._quotas = quotas or Quotas()
         self._audit = audit or AuditLog(None)
         self._allow_replay = allow_replay
+        self._allow_forget_user = allow_forget_user
         self._clock = clock
         self._paths = _files(self._authorization)
         self._read()
@@ -95,6 +103,14 @@ class Gate:
             raise ReplayForbiddenError(
                 "`now` is set, and this gateway answers for now only; set gateway.allow_replay, or turn authorization "
                 "on and use a token with scope admin"
+            )
+
+    def check_forget_user(self) -> None:
+        """`admit` has asked for the scope where authorization is on; else the setting decides. Raises RefusalError."""
+        if not self._authorization.is_on and not self._allow_forget_user:
+            raise ForgetForbiddenError(
+                "this gateway forgets nobody on request; turn authorization on and use a token with scope admin, set "
+                "gateway.allow_forget_user, or run `longtail features erase` on its machine"
             )
 
     def record(self, caller: Caller, *, act: str, peer: str, outcome: str) -> None:
@@ -148,7 +164,12 @@ class Gate:
 
 
 def open_gate(
-    authorization: AuthorizationSettings, quota: QuotaSettings, *, allow_replay: bool, audit_directory: Path
+    authorization: AuthorizationSettings,
+    quota: QuotaSettings,
+    *,
+    allow_replay: bool,
+    allow_forget_user: bool = False,
+    audit_directory: Path,
 ) -> Gate:
     """Raises LongtailError when a file of tokens or keys cannot be used."""
     rate = Rate(requests_per_s=quota.requests_per_s, burst=quota.burst) if quota.requests_per_s else None
@@ -157,6 +178,7 @@ def open_gate(
         quotas=Quotas(rate),
         audit=AuditLog(audit_directory),
         allow_replay=allow_replay,
+        allow_forget_user=allow_forget_user,
     )
 
 
