@@ -90,7 +90,7 @@ class EventLog:
         """Up to `limit` appended events after `position`, and the position after them. Whole lines only."""
         events: list[Event] = []
         for line, after in self._lines(position):
-            event = _decode(line)
+            event = decode_event(line)
             position = after
             if event is not None:
                 events.append(event)
@@ -166,7 +166,7 @@ class EventLog:
             taken.append(is_new)
             if is_new:
                 fresh.add(digest)
-                lines.append(_encode(event))
+                lines.append(encode_event(event))
         if lines:
             self._write(b"".join(lines))
         self._appended |= fresh
@@ -276,12 +276,12 @@ def _digest(event_id: str) -> int:
     return int.from_bytes(hashlib.md5(event_id.encode(), usedforsecurity=False).digest()[8:], "little")
 
 
-def _encode(event: Event) -> bytes:
+def encode_event(event: Event) -> bytes:
     row = asdict(event) | {"event_time": event.event_time.isoformat()}
     return json.dumps(row, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
 
 
-def _decode(line: bytes) -> Event | None:
+def decode_event(line: bytes) -> Event | None:
     """None for a line that is no event: only a damaged disk makes one."""
     try:
         row: dict[str, Any] = json.loads(line)
@@ -291,7 +291,7 @@ def _decode(line: bytes) -> Event | None:
 
 
 def _event_id(line: bytes) -> str | None:
-    event = _decode(line)
+    event = decode_event(line)
     return None if event is None else event.event_id
 
 
@@ -299,7 +299,7 @@ def _without(file: Path, user_id: str) -> int:
     lines, count = file.read_bytes().splitlines(keepends=True), 0
     mention = json.dumps(user_id, ensure_ascii=False).encode()
     for place, line in enumerate(lines):
-        if mention in line and (event := _decode(line)) is not None and event.user_id == user_id:
+        if mention in line and (event := decode_event(line)) is not None and event.user_id == user_id:
             lines[place] = b" " * (len(line) - 1) + b"\n"
             count += 1
     if count:

@@ -60,6 +60,16 @@ class FeatureSettings(BaseModel):
 
     online_store: Literal["sqlite", "redis"] = Field("sqlite", description="Feast's online store.")
     redis_url: str = Field("redis://127.0.0.1:6379/0", description="Used when online_store is redis.")
+    event_stream: Literal["log", "redis", "kafka"] = Field(
+        "log",
+        description="Where gateways put recorded events: this machine's event log, or a stream that "
+        "`longtail feedback-worker` takes into its event log.",
+    )
+    stream_name: str = Field("longtail-events", description="The Redis stream or Kafka topic.")
+    kafka_servers: str = Field("127.0.0.1:9092", description="Used when event_stream is kafka; the Redis is redis_url.")
+    kafka_options: dict[str, str] = Field(
+        default={}, description="More of librdkafka's settings, such as security.protocol."
+    )
     event_weights: dict[str, float] = Field(
         default=EVENT_WEIGHTS,
         description="How much an event of each type says the user likes the item; above 0 is an engagement. "

@@ -20,7 +20,7 @@ from prometheus_client import start_http_server
 from feature_repo.decision_segments import close_segments
 from feature_repo.decisions import POLICIES
 from feature_repo.errors import LongtailError
-from feature_repo.event_log import EventLog
+from feature_repo.event_streams import open_sink
 from feature_repo.layout import StateDir
 from feature_repo.settings import FeatureSettings
 from feature_repo.store import open_store
@@ -87,7 +87,7 @@ async def serve(
         await _warm_up(reader)
         catalog = ParquetItemCatalog(source_path(store), count=telemetry.items)
         await catalog.refresh()
-        events = EventLog(state.events)
+        events = open_sink(state, features)
         chores = [
             Chore(name="model check", every_s=settings.model_check_s, do=scorers.check),
             Chore(name="item statistics", every_s=settings.item_check_s, do=catalog.refresh),
@@ -224,7 +224,7 @@ def _follow(
 
     Its store, and so its connection, is its own: a reader never sees half of a row that is being written.
     """
-    if not settings.follow_feedback:
+    if not settings.follow_feedback or features.event_stream != "log":
         return lambda: None
     worker = open_worker(state, features)
     following = Following(worker, poll_s=settings.follow_poll_ms / 1000, telemetry=telemetry)
