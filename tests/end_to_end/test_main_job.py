@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import socket
@@ -10,14 +11,19 @@ import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 import grpc
+import numpy as np
 import pytest
 
+from feature_repo.contract import MODEL_USER_FEATURES
 from longtail.activation.v1 import activation_pb2, activation_pb2_grpc, feedback_pb2, feedback_pb2_grpc
+from serving.gateway.domain import ItemId, ModelUser
+from serving.gateway.model_contract import Contracts
+from serving.gateway.tfserving_scorer import TensorFlowServing
 from tests.end_to_end.world import write_log
 from tests.redis_server import redis_server
 
@@ -168,6 +174,45 @@ def test_a_recorded_click_changes_the_next_ranking(
     assert {dropped.reason: dropped.count for dropped in after.dropped}["seen"] >= 1
     scores = {item.item_id: item.score for item in before.items}
     assert any(item.score != scores.get(item.item_id, item.score) for item in after.items)
+
+
+def test_weights_of_another_version_count_for_nothing_over_the_wire(
+    installation: Installation, channel: grpc.Channel
+) -> None:
+    assert channel
+    models = installation.state_dir / "models" / "longtail"
+    version = max(int(path.name) for path in models.iterdir())
+
+    async def scores() -> list[list[float]]:
+        contracts = Contracts(path=None, models=models)
+        address = installation.environ["LONGTAIL_GATEWAY__MODEL_SERVER"]
+        scorer = TensorFlowServing(address, model_name="longtail", label="", contracts=contracts)
+        size = contracts.of(version).embedding_size + 1
+        history = ModelUser(
+            history_item_ids=("sku-0-1",),
+            history_event_types=("click",),
+            history_age_s=np.array([60.0], np.float32),
+            user_features=np.full(len(MODEL_USER_FEATURES), np.nan, np.float32),
+            user_weights=np.zeros(size, np.float32),
+            user_weights_version=version,
+        )
+        own = np.random.default_rng(0).normal(size=size).astype(np.float32)
+        users = (
+            history,
+            replace(history, user_weights=own),
+            replace(history, user_weights=own, user_weights_version=version - 1),
+            replace(history, user_weights=np.full(size, np.nan, np.float32), user_weights_version=version + 1),
+        )
+        items = [ItemId("sku-0-7"), ItemId("sku-2-7")]
+        try:
+            return [(await scorer.score(user, items, timeout_s=10)).values.tolist() for user in users]
+        finally:
+            await scorer.close()
+
+    none, own, stale, of_the_next = asyncio.run(scores())
+    assert own != pytest.approx(none, abs=1e-3)
+    assert stale == pytest.approx(none, abs=1e-6)
+    assert of_the_next == pytest.approx(none, abs=1e-6)
 
 
 def test_a_person_gets_the_same_from_the_command_line(installation: Installation, channel: grpc.Channel) -> None:

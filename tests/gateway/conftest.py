@@ -66,6 +66,7 @@ async def start() -> AsyncIterator[Start]:
             telemetry: Telemetry | None = None,
             erase: Erase | None = None,
             credentials: grpc.ChannelCredentials | None = None,
+            clock: Callable[[], float] = lambda: NOW_S,
             **settings: Any,
         ) -> Running:
             telemetry = telemetry or Telemetry()
@@ -79,7 +80,7 @@ async def start() -> AsyncIterator[Start]:
                 telemetry=telemetry,
                 gate=gate,
                 erase=erase,
-                clock=lambda: NOW_S,
+                clock=clock,
             )
             await gateway.start()
             stack.push_async_callback(gateway.drain)
