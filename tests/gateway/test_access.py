@@ -396,6 +396,10 @@ def test_a_jwt_that_was_remembered_ends_all_the_same(tmp_path: Path) -> None:
     (tmp_path / "jwks.json").write_text('{"keys": []}')
     gate.reload()  # an empty set is none
     gate.admit(call)
+    now_s = datetime.now(UTC).timestamp() + 100
+    with pytest.raises(LongtailError, match="expired"):
+        gate.admit(call)
+    now_s = NOW_S
     keys = json.loads(jwks(tmp_path).read_text())["keys"]
     (tmp_path / "jwks.json").write_text(json.dumps({"keys": keys[1:]}))
     gate.reload()  # the key was withdrawn

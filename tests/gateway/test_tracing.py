@@ -122,4 +122,6 @@ async def test_calls_that_wait_for_another_are_not_taken_into_its_trace(
         assert span.context is not None and span.parent is not None
         parent = by_id[span.parent.span_id]
         assert parent.name == "score"
+        assert parent.end_time is not None and span.end_time is not None
+        assert parent.end_time >= span.end_time  # of one who is still waiting
         assert parent.context is not None and parent.context.trace_id == span.context.trace_id

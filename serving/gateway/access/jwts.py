@@ -36,6 +36,8 @@ class JwtVerifier:
         if known is not None and now_unix_s < known[1]:
             return known[0]
         claims = self._claims(token)
+        if now_unix_s >= float(claims["exp"]) + self._settings.jwt_leeway_s:
+            raise BadCredentialsError("the JWT is refused: it has expired; ask its issuer for a new one")
         caller = Caller(name=str(claims["sub"])[:128], how="jwt", scopes=_scopes(claims))
         self._seen[token] = caller, float(claims["exp"])
         if len(self._seen) > REMEMBERED:
