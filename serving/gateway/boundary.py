@@ -77,14 +77,14 @@ class Boundary(grpc.aio.ServerInterceptor):
 
     def _unary(self, answer: Callable[..., Awaitable[Any]], method: str, parse: Parse) -> Callable[..., Awaitable[Any]]:
         async def guarded(data: bytes, context: Context) -> Any:
-            async with self._admitted(method, context, trail=Trail(method=method)):
+            async with self._admitted(Trail(method=method), context):
                 return await answer(parse(data), context)
 
         return guarded
 
     def _answer_stream(self, answer: Stream, method: str, parse: Parse) -> Stream:
         async def guarded(data: bytes, context: Context) -> AsyncIterator[Any]:
-            async with self._admitted(method, context):
+            async with self._admitted(Trail(method=method, is_stream=True), context):
                 async for response in answer(parse(data), context):
                     yield response
 
@@ -92,7 +92,7 @@ class Boundary(grpc.aio.ServerInterceptor):
 
     def _stream(self, answer: Stream, method: str, parse: Parse) -> Stream:
         async def guarded(received: AsyncIterator[bytes], context: Context) -> AsyncIterator[Any]:
-            async with self._admitted(method, context) as caller:
+            async with self._admitted(Trail(method=method, is_stream=True), context) as caller:
 
                 async def requests() -> AsyncIterator[Any]:
                     async for data in received:
@@ -105,9 +105,10 @@ class Boundary(grpc.aio.ServerInterceptor):
         return guarded
 
     @asynccontextmanager
-    async def _admitted(self, method: str, context: Context, *, trail: Trail | None = None) -> AsyncIterator[Caller]:
-        """Admits the caller, and watches what comes after. A stream has no trail: its answers have one each."""
+    async def _admitted(self, trail: Trail, context: Context) -> AsyncIterator[Caller]:
+        """Admits the caller, and watches what comes after."""
         started_s = time.perf_counter()
+        method = trail.method
         call = _call(method, context)
         with tracing.call(DOMAIN, method, call.metadata) as ended, leaving(trail):
             code = grpc.StatusCode.OK

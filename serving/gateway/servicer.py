@@ -11,7 +11,7 @@ import grpc
 
 from longtail.activation.v1 import activation_pb2 as pb
 from longtail.activation.v1 import activation_pb2_grpc, feedback_pb2, feedback_pb2_grpc
-from serving.gateway import decoding, encoding
+from serving.gateway import decoding, encoding, tracing
 from serving.gateway.access.gate import Gate
 from serving.gateway.boundary import status_of
 from serving.gateway.course import Course
@@ -75,7 +75,8 @@ class ActivationServicer(activation_pb2_grpc.ActivationServiceServicer):
                 async with self._lane.enter():
                     left_s = context.time_remaining()
                     budget_s = most_s if left_s is None else min(left_s, most_s)
-                    return await self._rank(request, Deadline.after(budget_s, self._settings.stages))
+                    with tracing.span("answer"):
+                        return await self._rank(request, Deadline.after(budget_s, self._settings.stages))
             except RefusalError as refusal:
                 return encoding.encode_refusal(status_of(refusal))
 

@@ -109,11 +109,11 @@ class Telemetry:
         for cause in (Cause.QUEUE_FULL, Cause.DISK):  # from 0, so that the first one shows as an increase
             self.decisions_lost.labels(cause.value)
 
-    def saw(self, method: str, *, code: str, took_s: float, trail: Trail | None) -> None:
-        """A call that ended."""
+    def saw(self, method: str, *, code: str, took_s: float, trail: Trail) -> None:
+        """A call that ended. A stream takes as long as it has elements: those are looked at, one by one."""
         self.requests.labels(method, code).inc()
         self.request_s.labels(method).observe(took_s)
-        if trail is not None:
+        if not trail.is_stream:
             self._look(trail, code=code, total_ms=took_s * 1000)
 
     def _look(self, trail: Trail, *, code: str, total_ms: float) -> None:

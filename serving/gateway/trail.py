@@ -23,21 +23,22 @@ _current: ContextVar[Trail | None] = ContextVar("trail", default=None)
 
 @dataclass(kw_only=True)
 class Trail:
-    """Of one call, or of one answer of a stream."""
+    """Of one call, or of one answer of a stream; a stream's own has nothing on it."""
 
     method: str
+    is_stream: bool = False
     facts: dict[str, Any] = field(default_factory=dict)
     stages_us: dict[str, int] = field(default_factory=dict)
 
 
 def note_stage(stage: str, us: int) -> None:
     trail = _current.get()
-    if trail is not None:
+    if trail is not None and not trail.is_stream:
         trail.stages_us[stage] = us
 
 
 def note(ranking: Ranking) -> Trail | None:
-    """On the trail of the call; a trail of its own where the call is a stream, which has none."""
+    """On the trail of the call; a trail of its own, which is given, where the call is a stream."""
     degraded = [f"{one.dependency}:{one.cause}" for one in ranking.degradations]
     facts: dict[str, Any] = {
         "decision_id": ranking.decision_id,
@@ -49,13 +50,15 @@ def note(ranking: Ranking) -> Trail | None:
     tracing.note(**{**facts, "degraded": ",".join(degraded)})
     trail = _current.get()
     if trail is None:
-        return Trail(method="BatchRankItems", facts=facts, stages_us=dict(ranking.timings_us))
+        return None
+    if trail.is_stream:
+        return Trail(method=trail.method, facts=facts, stages_us=dict(ranking.timings_us))
     trail.facts |= facts
     return None
 
 
 @contextmanager
-def leaving(trail: Trail | None) -> Iterator[None]:
+def leaving(trail: Trail) -> Iterator[None]:
     """While it lasts, what this task does is noted on the trail."""
     token = _current.set(trail)
     try:

@@ -6,6 +6,7 @@ import asyncio
 import io
 import json
 import logging
+import subprocess
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -134,3 +135,25 @@ def test_an_exception_is_one_line() -> None:
     line = JsonFormatter().format(record)
     assert "\n" not in line
     assert "ValueError: two\nlines" in json.loads(line)["exception"]
+
+
+async def test_an_answer_of_a_stream_is_looked_at_by_itself(start: Start, world: World, log: Written) -> None:
+    world.features.delay_s = 0.06
+    running = await start(world, telemetry=Telemetry(SlowRequests(50, kept=10)))
+    requests = [pb.RankItemsRequest(user_id=user) for user in ("active", "casual")]
+    answers = [answer async for answer in running.activation.BatchRankItems(iter(requests))]
+    lines = log.lines("slow request")
+    assert [line["decision_id"] for line in lines] == [answer.decision_id for answer in answers]
+    assert all(line["method"] == "BatchRankItems" and line["stages_ms"]["features"] >= 50 for line in lines)
+
+
+@pytest.mark.parametrize("log_format", ["text", "json"])
+def test_the_process_logs_in_the_format_that_is_set(log_format: str) -> None:
+    script = (
+        "import logging; from serving.gateway import logs; "
+        f"logs.configure({log_format!r}, 'info'); logging.getLogger('x').info('told %s', 'so'); "
+        "logging.getLogger('x').debug('not told')"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    (line,) = done.stderr.splitlines()
+    assert line.endswith("INFO x: told so") if log_format == "text" else json.loads(line)["message"] == "told so"

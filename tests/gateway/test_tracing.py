@@ -125,3 +125,16 @@ async def test_calls_that_wait_for_another_are_not_taken_into_its_trace(
         assert parent.end_time is not None and span.end_time is not None
         assert parent.end_time >= span.end_time  # of one who is still waiting
         assert parent.context is not None and parent.context.trace_id == span.context.trace_id
+
+
+async def test_each_answer_of_a_stream_has_a_span_that_names_its_decision(
+    start: Start, world: World, recorded: Recorded
+) -> None:
+    running = await start(world)
+    requests = [pb.RankItemsRequest(user_id=user) for user in ("active", "casual")]
+    call = running.activation.BatchRankItems(iter(requests), metadata=TRACEPARENT)
+    decisions = {answer.decision_id async for answer in call}
+    recorded.turn_off()
+    spans = [span for span in recorded.exporter.get_finished_spans() if span.name == "answer"]
+    assert {span.attributes["longtail.decision_id"] for span in spans if span.attributes} == decisions
+    assert {f"{span.context.trace_id:032x}" for span in spans if span.context} == {TRACE}
