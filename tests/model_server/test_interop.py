@@ -1,51 +1,78 @@
-"""TensorFlow Serving's own published client works unchanged."""
+"""TensorFlow Serving's own published client works unchanged against the command, started with the real flags."""
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable
+import contextlib
+import re
+import socket
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 
-import grpc
-import numpy as np
-import tensorflow as tf
-from tensorflow_serving.apis import (
-    get_model_metadata_pb2,
-    get_model_status_pb2,
-    model_service_pb2_grpc,
-    predict_pb2,
-    prediction_service_pb2_grpc,
-)
-
-from tests.model_server.conftest import serving
+CLIENT = Path(__file__).with_name("published_client.py")
+COMMAND = [sys.executable, "-c", "from cli.main import main; main()", "model-server"]
 
 
-def talk(port: int) -> None:
-    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
-        prediction = prediction_service_pb2_grpc.PredictionServiceStub(channel)
-        request = predict_pb2.PredictRequest()
-        request.model_spec.name = "m"
-        request.inputs["x"].CopyFrom(tf.make_tensor_proto(np.arange(100, dtype=np.float32)))
-        y = tf.make_ndarray(prediction.Predict(request, timeout=20).outputs["y"])
-        np.testing.assert_allclose(y, np.arange(100) / 2 + 2, rtol=1e-6)
-
-        request.model_spec.signature_name = "lookup"
-        del request.inputs["x"]
-        request.inputs["ids"].CopyFrom(tf.make_tensor_proto([["pear", "?"]]))
-        assert tf.make_ndarray(prediction.Predict(request, timeout=20).outputs["index"]).tolist() == [[2, 0]]
-
-        metadata = get_model_metadata_pb2.GetModelMetadataRequest(metadata_field=["signature_def"])
-        metadata.model_spec.name = "m"
-        signatures = get_model_metadata_pb2.SignatureDefMap()
-        assert prediction.GetModelMetadata(metadata, timeout=20).metadata["signature_def"].Unpack(signatures)
-        assert signatures.signature_def["lookup"].inputs["ids"].dtype == tf.string.as_datatype_enum
-
-        status = get_model_status_pb2.GetModelStatusRequest()
-        status.model_spec.name = "m"
-        answer = model_service_pb2_grpc.ModelServiceStub(channel).GetModelStatus(status, timeout=20)
-        assert answer.model_version_status[0].state == get_model_status_pb2.ModelVersionStatus.AVAILABLE
+@contextlib.contextmanager
+def command(*flags: str) -> Iterator[dict[str, str]]:
+    """The running command; the addresses its log names, by what they are for."""
+    with subprocess.Popen([*COMMAND, *flags], stderr=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stderr is not None
+            addresses: dict[str, str] = {}
+            for line in process.stderr:
+                if match := re.search(r"(HTTP/REST|gRPC).* address=(?:http://)?(\S+)", line):
+                    addresses[match[1]] = match[2]
+                if "gRPC" in addresses:
+                    break
+            assert "gRPC" in addresses, "the server ended before it was ready"
+            yield addresses
+        finally:
+            process.terminate()
+            assert process.wait(timeout=60) == 0
 
 
-async def test_the_published_stubs_work(publish: Callable[..., Path]) -> None:
-    async with serving(publish(1).parent) as client:
-        await asyncio.to_thread(talk, client.running.port)
+def test_the_published_stubs_and_the_real_flags_work(tmp_path: Path, model_of_examples: Path) -> None:
+    (tmp_path / "models.config").write_text(f"""
+        model_config_list: {{
+          config: {{
+            name: "examples", base_path: "{model_of_examples}", model_platform: "tensorflow"
+            model_version_policy {{ specific {{ versions: 123 }} }}
+            version_labels {{ key: "stable" value: 123 }}
+          }},
+          config: {{ name: "twin", base_path: "{model_of_examples}", model_platform: "tensorflow" }}
+        }}""")
+    (tmp_path / "monitoring.config").write_text('prometheus_config: { enable: true, path: "/metrics" }')
+    (tmp_path / "batching.config").write_text(
+        "max_batch_size { value: 128 } batch_timeout_micros { value: 0 } num_batch_threads { value: 2 }"
+    )
+    flags = [
+        "--port=0",
+        f"--rest_api_port={free_port()}",
+        "--rest_api_timeout_in_ms=5000",
+        f"--grpc_socket_path={tmp_path / 'socket'}",
+        f"--model_config_file={tmp_path / 'models.config'}",
+        f"--monitoring_config_file={tmp_path / 'monitoring.config'}",
+        "--allow_version_labels_for_unavailable_models",
+        "--enable_model_warmup",
+        "--num_load_threads=2",
+        "--grpc_channel_arguments=grpc.max_connection_age_ms=20000,grpc.lb_policy_name=grpclb",
+        "--enable_batching",
+        f"--batching_parameters_file={tmp_path / 'batching.config'}",
+    ]
+    with command(*flags) as addresses:
+        words = [sys.executable, str(CLIENT), addresses["gRPC"], str(tmp_path / "socket"), str(model_of_examples)]
+        done = subprocess.run(words, capture_output=True, text=True, timeout=120, check=False)
+        assert done.stdout == "ok\n", done.stderr
+        with urllib.request.urlopen(f"http://{addresses['HTTP/REST']}/metrics", timeout=20) as response:
+            page = response.read().decode()
+        assert ':tensorflow:serving:request_count{model_name="examples",status="OK"}' in page
+
+
+def free_port() -> int:
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port: int = server.getsockname()[1]
+        return port
