@@ -30,6 +30,7 @@ class Catalog:
         self._watching: dict[str, asyncio.Task[None]] = {}  # by the names of the models that are listed
         self._labels: Labels = {}
         self._reloading = asyncio.Lock()
+        self._replacing = asyncio.Lock()
 
     @property
     def configs(self) -> tuple[ModelConfig, ...]:
@@ -39,11 +40,10 @@ class Catalog:
     async def reload(self, configs: Sequence[ModelConfig], *, what: str = "model") -> None:
         """Replaces the list of models; returns when the new ones are AVAILABLE. Raises ServingError."""
         async with self._reloading:
-            self._labels = self._checked_labels(configs)
+            labels = self._checked_labels(configs)
             new = [config.name for config in configs if config.name not in self._watching]
-            await self._retire(self._watching.keys() - {config.name for config in configs})
-            for config in configs:
-                await self._serve(config)
+            # Whoever asked may give up while models load, but not leave half a list behind.
+            await asyncio.shield(self._replace(configs, labels))
             await self._wait_until_available(new, what)
 
     async def tell_availability(self, tell: Callable[[bool], Awaitable[None]]) -> None:
@@ -114,6 +114,13 @@ class Catalog:
             return True
         is_moved = self._labels.get(name, {}).get(label, number) != number  # a label in use never leads nowhere
         return self._allows_labels_for_unavailable and not is_moved
+
+    async def _replace(self, configs: Sequence[ModelConfig], labels: Labels) -> None:
+        async with self._replacing:
+            self._labels = labels
+            await self._retire(self._watching.keys() - {config.name for config in configs})
+            for config in configs:
+                await self._serve(config)
 
     async def _retire(self, names: Iterable[str]) -> None:
         tasks = [self._watching.pop(name) for name in names]

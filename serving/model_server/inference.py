@@ -159,7 +159,7 @@ def _classification(classes: Array | None, scores: Array | None, count: int) -> 
     for row in range(count):
         example = answer.classifications.add()
         for place in range(width):
-            label = "" if classes is None else classes[row, place]
+            label = "" if classes is None else classes[row, place].decode(errors="replace")
             example.classes.add(label=label, score=0.0 if scores is None else scores[row, place])
     return answer
 

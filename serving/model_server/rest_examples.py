@@ -74,7 +74,7 @@ def _converted(name: str, value: Any) -> tuple[str, Any]:
             raise invalid_argument(f"Cannot convert JSON value: {shown(value)} to float without loss of precision.")
         return "float_list", value
     if isinstance(value, str):
-        return "bytes_list", value.encode(errors="surrogatepass")
+        return "bytes_list", value.encode()
     if rest_json.is_base64(value):
         return "bytes_list", rest_json.from_base64(value)
     raise invalid_argument(f"Feature: {name} has element with unexpected JSON type: {rest_json.type_name(value)}")

@@ -44,6 +44,7 @@ def parse(body: bytes) -> dict[str, Any]:
         raise invalid_argument(f"JSON Parse error: {said} at offset: {error.pos}") from error
     except (ValueError, RecursionError) as error:
         raise invalid_argument(f"JSON Parse error: {error}") from error
+    _check_text(document, body)
     if not isinstance(document, dict):
         raise invalid_argument(f"JSON Value: {shown(document)} Is not object")
     return document
@@ -134,6 +135,18 @@ def classes(labels: Iterable[tuple[str, float]]) -> str:
     """One example's classes."""
     kind = np.dtype(np.float32)
     return f"[{', '.join(f'[{_string(label)}, {decimal(score, kind)}]' for label, score in labels)}]"
+
+
+def _check_text(document: Any, body: bytes) -> None:
+    """Half of a surrogate pair is no text: it could be neither sent to the model nor shown in an error."""
+    if b"\\u" not in body:
+        return
+    try:
+        json.dumps(document, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise invalid_argument("JSON Parse error: The surrogate pair in string is invalid.") from error
+    except RecursionError as error:
+        raise invalid_argument(f"JSON Parse error: {error}") from error
 
 
 def _batch_size(outputs: Mapping[str, Array]) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
@@ -171,7 +172,7 @@ def _leaf(value: Any, kind: TensorType) -> Any:
     if kind.number == STRING and isinstance(value, dict):
         return rest_json.from_base64(value)
     if kind.number == STRING and isinstance(value, str):
-        return _utf8(value)
+        return value.encode()
     if kind.numpy in _MAX_WHOLE and type(value) in (int, float):
         return _lossless(value, kind)
     if kind.numpy.kind in _NUMPY_INTEGERS and type(value) is int:
@@ -185,16 +186,9 @@ def _leaf(value: Any, kind: TensorType) -> Any:
     )
 
 
-def _utf8(text: str) -> bytes:
-    try:
-        return text.encode()
-    except UnicodeEncodeError as error:  # half of a surrogate pair
-        raise invalid_argument("JSON Parse error: The surrogate pair in string is invalid.") from error
-
-
 def _lossless(value: float, kind: TensorType) -> float:
-    limit = _MAX_WHOLE[kind.numpy] if isinstance(value, int) else np.finfo(kind.numpy).max
-    if np.isfinite(value) and abs(value) > limit:
+    limit = _MAX_WHOLE[kind.numpy] if isinstance(value, int) else float(np.finfo(kind.numpy).max)
+    if limit < abs(value) != math.inf:
         raise invalid_argument(f"Cannot convert JSON value: {shown(value)} to {kind.name} without loss of precision.")
     return value
 

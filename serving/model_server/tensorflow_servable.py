@@ -86,7 +86,7 @@ class TensorFlowServable:
         with _tensorflow_errors():
             run = self._callable(tuple(slot.tensor_name for slot in signature.inputs), fetches)
             results = run(*(inputs[slot.alias] for slot in signature.inputs))
-        return {alias: np.asarray(result) for alias, result in zip(outputs, results, strict=True)}
+        return {alias: _array(result) for alias, result in zip(outputs, results, strict=True)}
 
     def close(self) -> None:
         """Frees the session and all that it holds."""
@@ -98,6 +98,14 @@ class TensorFlowServable:
         options = CallableOptions(feed=feeds, fetch=fetches)
         run: Callable[..., list[Any]] = self._session._make_callable_from_options(options)
         return run
+
+
+def _array(result: Any) -> Array:
+    if isinstance(result, bytes):  # a scalar string; numpy would give it a type of its own
+        array = np.empty((), np.object_)
+        array[()] = result
+        return array
+    return np.asarray(result)
 
 
 def load_saved_model(directory: Path, options: SessionOptions) -> Servable:

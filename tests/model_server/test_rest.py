@@ -78,6 +78,8 @@ async def test_columns(ask: Ask) -> None:
 
 async def test_a_scalar_goes_in_columns(ask: Ask) -> None:
     assert await ask("/v1/models/m:predict", {"signature_name": "scalar", "inputs": 3}) == (200, {"outputs": 3.5})
+    body = {"signature_name": "lookup", "inputs": "apple"}  # shapes are not checked
+    assert await ask("/v1/models/m:predict", body) == (200, {"outputs": {"ids": "apple", "index": 1}})
 
 
 @pytest.mark.parametrize(
@@ -124,7 +126,9 @@ async def test_what_is_wrong_with_a_path_is_told(ask: Ask, path: str, body: Any,
         ({"instances": [[1, [2]]]}, "Encountered list at unexpected level: 1 expected < 1"),
         ({"instances": [[[1], 2]]}, "JSON Value: 2 found at incorrect level: 2 in the JSON DOM. Expected at level: 2"),
         ({"inputs": [[1], [2, 3]]}, "Encountered list at unexpected size: 2 at level: 1 expected size: 1"),
-        ({"signature_name": "lookup", "instances": [["\ud800"]]}, "JSON Parse error"),
+        ({"signature_name": "lookup", "instances": [["\ud800"]]}, "The surrogate pair in string is invalid."),
+        ({"signature_name": "\ud800", "instances": [1]}, "The surrogate pair in string is invalid."),
+        ({"instances": [10**400]}, "to float without loss of precision."),
         (
             {"instances": [{"z": 1}]},
             "Failed to process element: 0 key: z of 'instances' list. Error: INVALID_ARGUMENT: "
