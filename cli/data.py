@@ -52,12 +52,18 @@ def fetch(
     from datetime import UTC, datetime
 
     from feature_repo import datasets
+    from feature_repo.pseudonyms import open_pseudonyms
 
     settings: Settings = context.obj
     typer.echo(datasets.dataset(name).notice + "\n")
     with reporting() as report:
         events, items = datasets.fetch(
-            settings.state, name, shift_to_now=shift_to_now, now=datetime.now(UTC), report=report
+            settings.state,
+            name,
+            shift_to_now=shift_to_now,
+            now=datetime.now(UTC),
+            pseudonyms=open_pseudonyms(settings.features.pseudonym_key_file),
+            report=report,
         )
     _print_summary(events, "events")
     _print_summary(items, "items")
@@ -116,6 +122,26 @@ def import_(  # noqa: PLR0917  the options of a command
         )
 
 
+@group.command()
+def prune(context: typer.Context) -> None:
+    """Drop events older than `features.retention_days`, and quarantine files written before.
+
+    Run it before `longtail features build`: features and models keep what they learned until the next of them.
+
+    Example: `LONGTAIL_FEATURES__RETENTION_DAYS=730 longtail data prune`
+    """
+    from datetime import UTC, datetime
+
+    from feature_repo import retention
+
+    settings: Settings = context.obj
+    dropped = retention.prune(settings.state, days=settings.features.retention_days, now=datetime.now(UTC))
+    for file, count in dropped.items():
+        if count:
+            typer.echo(f"  {file}: {count}")
+    typer.echo(f"dropped {sum(dropped.values())} older than {settings.features.retention_days:g} days")
+
+
 def _import_events(
     settings: Settings,
     log: str,
@@ -128,6 +154,7 @@ def _import_events(
     from datetime import UTC, datetime
 
     from feature_repo.importing import EventMapping, import_events
+    from feature_repo.pseudonyms import open_pseudonyms
     from feature_repo.tabular import open_files, scratch_database
 
     fields = EventMapping(columns=_pairs("--map", mapping), type_constant=type_constant, time_format=time_format)
@@ -135,7 +162,14 @@ def _import_events(
         relation = open_files(con, log)
         name = source or _source_name(log)
         summary = import_events(
-            settings.state, con, relation, fields, source=name, now=datetime.now(UTC), report=report
+            settings.state,
+            con,
+            relation,
+            fields,
+            source=name,
+            now=datetime.now(UTC),
+            pseudonyms=open_pseudonyms(settings.features.pseudonym_key_file),
+            report=report,
         )
     _print_summary(summary, "events")
 

@@ -142,9 +142,12 @@ def erase(context: typer.Context, *, user: Annotated[str, typer.Option("--user",
     Example: `longtail features erase --user 42`
     """
     from feature_repo.erasure import erase_user
+    from feature_repo.pseudonyms import open_pseudonyms
 
     settings: Settings = context.obj
-    proof = erase_user(settings.state, settings.features, user, now=datetime.now(UTC))
+    pseudonyms = open_pseudonyms(settings.features.pseudonym_key_file)
+    user_id = user if pseudonyms is None else pseudonyms.of(user)
+    proof = erase_user(settings.state, settings.features, user_id, now=datetime.now(UTC))
     for removal in proof.removed:
         if removal.count:
             typer.echo(f"  {removal.holder}, {removal.part}: {removal.count}")

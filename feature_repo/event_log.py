@@ -13,7 +13,7 @@ import json
 import os
 import tempfile
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import datetime
@@ -143,7 +143,16 @@ class EventLog:
         The other lines stay where they are, so that a reader's position still holds.
         """
         with self._thread_lock, self._file_lock():
-            return {file.name: _without(file, user_id) for file in self.segment_files()}
+            mention = json.dumps(user_id, ensure_ascii=False).encode()
+            return {
+                file.name: _without(file, lambda event: event.user_id == user_id, mention)
+                for file in self.segment_files()
+            }
+
+    def drop_before(self, moment: datetime) -> dict[str, int]:
+        """Blanks what happened before `moment`, likewise."""
+        with self._thread_lock, self._file_lock():
+            return {file.name: _without(file, lambda event: event.event_time < moment) for file in self.segment_files()}
 
     def import_files(self) -> list[Path]:
         """The Parquet file of each imported source."""
@@ -295,11 +304,11 @@ def _event_id(line: bytes) -> str | None:
     return None if event is None else event.event_id
 
 
-def _without(file: Path, user_id: str) -> int:
+def _without(file: Path, is_dropped: Callable[[Event], bool], mention: bytes = b"") -> int:
+    """The file with blanks in place of such lines, which all hold `mention`."""
     lines, count = file.read_bytes().splitlines(keepends=True), 0
-    mention = json.dumps(user_id, ensure_ascii=False).encode()
     for place, line in enumerate(lines):
-        if mention in line and (event := decode_event(line)) is not None and event.user_id == user_id:
+        if mention in line and (event := decode_event(line)) is not None and is_dropped(event):
             lines[place] = b" " * (len(line) - 1) + b"\n"
             count += 1
     if count:

@@ -15,6 +15,7 @@ import duckdb
 from feature_repo.event_log import COLUMNS, EventLog
 from feature_repo.events import CONTACT_TYPES, EPOCH, EVENT_TYPE_PATTERN, MAX_EVENT_ID_BYTES, MAX_FUTURE, MAX_ID_BYTES
 from feature_repo.layout import StateDir
+from feature_repo.pseudonyms import Pseudonyms
 from feature_repo.tabular import DataError, Relation, Report, literal, run, silent
 from feature_repo.time_formats import TimeFormat, detect_time_format
 from feature_repo.tombstones import Tombstones
@@ -72,6 +73,7 @@ def import_events(
     *,
     source: str,
     now: datetime,
+    pseudonyms: Pseudonyms | None = None,
     report: Report = silent,
 ) -> ImportSummary:
     """Replaces what `source` brought before. `con` is a `scratch_database`. Nothing is replaced on an error."""
@@ -81,9 +83,15 @@ def import_events(
     time_format = detect_time_format(con, relation, mapping.columns["time"], mapping.time_format)
     stage(con, relation, _fields(relation, mapping, time_format), step="read rows", report=report)
     _mark_refused(con, now, report)
+    hidden = None
+    if pseudonyms is not None:
+        hidden = (relation.column(mapping.columns["user"]), pseudonyms)
+        _pseudonymize(con, pseudonyms, derived_ids="event_id" not in mapping.columns, report=report)
     _mark_erased(con, state, report)
     _mark_duplicates(con, EventLog(state.events), source, report)
-    quarantine_file, quarantined = write_quarantine(con, relation, state.quarantine / f"{source}-{_stamp(now)}.parquet")
+    quarantine_file, quarantined = write_quarantine(
+        con, relation, state.quarantine / f"{source}-{_stamp(now)}.parquet", hidden=hidden
+    )
     summary = _summarize(con, source, quarantined, quarantine_file, time_format)
     if summary.accepted == 0:
         raise DataError(_nothing_accepted(relation, summary))
@@ -112,15 +120,23 @@ def stage(
 
 
 def write_quarantine(
-    con: duckdb.DuckDBPyConnection, relation: Relation, file: Path
+    con: duckdb.DuckDBPyConnection, relation: Relation, file: Path, *, hidden: tuple[str, Pseudonyms] | None = None
 ) -> tuple[Path | None, dict[str, int]]:
-    """The refused rows of `staged` and the file's malformed lines; the file and the count of each reason."""
+    """The refused rows of `staged` and the file's malformed lines; the file and the count of each reason.
+
+    `hidden` is the users' column and what takes its place; a malformed line may hold a user anywhere and is left out.
+    """
     refused = "SELECT longtail_original.*, reason AS quarantine_reason FROM staged WHERE reason IS NOT NULL"
+    line = "csv_line"
+    if hidden is not None:
+        column, pseudonyms = hidden
+        line = "NULL::VARCHAR"
+        instead = pseudonyms.expression(f"CAST({column} AS VARCHAR)")
+        refused = f"SELECT * REPLACE ({instead} AS {column}) FROM ({refused})"
     if _count_rejects(con):
         lines = "SELECT DISTINCT scan_id, file_id, line, csv_line FROM reject_errors"
         refused += (
-            " UNION ALL BY NAME SELECT 'malformed_line' AS quarantine_reason, csv_line AS quarantine_line "
-            f"FROM ({lines})"
+            f" UNION ALL BY NAME SELECT 'malformed_line' AS quarantine_reason, {line} AS quarantine_line FROM ({lines})"
         )
     try:
         counts = con.execute(
@@ -212,6 +228,15 @@ def _mark_refused(con: duckdb.DuckDBPyConnection, now: datetime, report: Report)
         END
     """
     run(con, sql, {"epoch": EPOCH, "latest": now + MAX_FUTURE}, step="check rows", report=report)
+
+
+def _pseudonymize(con: duckdb.DuckDBPyConnection, pseudonyms: Pseudonyms, *, derived_ids: bool, report: Report) -> None:
+    """An event's id that is made of what the event says, the user included, would let a guess be tested."""
+    changes = [f"user_id = {pseudonyms.expression('user_id')}"]
+    if derived_ids:
+        changes.append(f"event_id = {pseudonyms.expression('event_id')}")
+    sql = f"UPDATE staged SET {', '.join(changes)} WHERE coalesce(user_id, '') <> ''"
+    run(con, sql, {}, step="hide users", report=report)
 
 
 def _mark_erased(con: duckdb.DuckDBPyConnection, state: StateDir, report: Report) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -69,6 +70,12 @@ class FeatureSettings(BaseModel):
     kafka_servers: str = Field("127.0.0.1:9092", description="Used when event_stream is kafka; the Redis is redis_url.")
     kafka_options: dict[str, str] = Field(
         default={}, description="More of librdkafka's settings, such as security.protocol."
+    )
+    pseudonym_key_file: Path | None = Field(
+        None, description="A file with a secret key: user ids then become keyed hashes where they enter."
+    )
+    retention_days: float = Field(
+        0, ge=0, description="`longtail data prune` drops events older than this; 0 keeps them."
     )
     event_weights: dict[str, float] = Field(
         default=EVENT_WEIGHTS,

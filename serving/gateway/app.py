@@ -27,6 +27,7 @@ from serving.gateway.access.tls import Certificates, check_exposure
 from serving.gateway.background import Chore
 from serving.gateway.boundary import Boundary
 from serving.gateway.feedback import Feedback
+from serving.gateway.hiding import Hide, nothing_hidden
 from serving.gateway.limit import Limit
 from serving.gateway.permits import Permits
 from serving.gateway.policy_book import PolicyBook
@@ -103,6 +104,7 @@ def build(
     closers: Sequence[Callable[[], Awaitable[None]]] = (),
     gate: Gate | None = None,
     erase: Erase | None = None,
+    hide: Hide = nothing_hidden,
     clock: Callable[[], float] = time.time,
 ) -> Gateway:
     """Nothing waits and nothing is bound here. Raises LongtailError for a certificate that cannot be used."""
@@ -121,7 +123,7 @@ def build(
     feedback_permits = Permits(
         Limit(settings.feedback_permits), retry_after_s=retry_after_s, taken=telemetry.permits_taken.labels("feedback")
     )
-    server = grpc.aio.server(interceptors=[Boundary(telemetry, gate)], options=_options(settings))
+    server = grpc.aio.server(interceptors=[Boundary(telemetry, gate, hide)], options=_options(settings))
     activation_pb2_grpc.add_ActivationServiceServicer_to_server(
         ActivationServicer(
             ports=ports,

@@ -25,6 +25,7 @@ from serving.gateway.errors import (
     RefusalError,
     UnreadableRequestError,
 )
+from serving.gateway.hiding import Hide, nothing_hidden
 from serving.gateway.telemetry import Telemetry
 from serving.gateway.trail import Trail, leaving
 
@@ -48,8 +49,9 @@ class Boundary(grpc.aio.ServerInterceptor):
     Handlers of streams are async generators. Bytes are parsed only for callers that the gate admitted.
     """
 
-    def __init__(self, telemetry: Telemetry, gate: Gate) -> None:
+    def __init__(self, telemetry: Telemetry, gate: Gate, hide: Hide = nothing_hidden) -> None:
         self._telemetry = telemetry
+        self._hide = hide
         self._gate = gate
 
     async def intercept_service(
@@ -61,7 +63,7 @@ class Boundary(grpc.aio.ServerInterceptor):
         service, _, method = handler_call_details.method.lstrip("/").partition("/")
         if handler is None or not service.startswith(f"{DOMAIN}."):
             return handler
-        parse, serialize = _parser(handler.request_deserializer), handler.response_serializer
+        parse, serialize = _parser(handler.request_deserializer, self._hide), handler.response_serializer
         if handler.unary_unary is not None:
             return grpc.unary_unary_rpc_method_handler(
                 self._unary(handler.unary_unary, method, parse), response_serializer=serialize
@@ -151,12 +153,14 @@ def _call(method: str, context: Context) -> Call:
     )
 
 
-def _parser(parse: Callable[[bytes], Any] | None) -> Parse:
+def _parser(parse: Callable[[bytes], Any] | None, hide: Hide) -> Parse:
     """Bytes that are no request become a refusal; grpc would answer INTERNAL."""
 
     def tolerant(data: bytes) -> Any:
         try:
-            return parse(data) if parse else data
+            request = parse(data) if parse else data
+            hide(request)
+            return request
         except DecodeError as error:
             raise UnreadableRequestError(f"the request cannot be parsed: {error}; strings must be UTF-8") from error
 

@@ -22,6 +22,7 @@ from feature_repo.decisions import POLICIES
 from feature_repo.errors import LongtailError
 from feature_repo.event_streams import open_sink
 from feature_repo.layout import StateDir
+from feature_repo.pseudonyms import open_pseudonyms
 from feature_repo.settings import FeatureSettings
 from feature_repo.store import open_store
 from feature_repo.updates import open_worker
@@ -38,6 +39,7 @@ from serving.gateway.errors import FeaturesError
 from serving.gateway.feast_features import FeastFeatures
 from serving.gateway.feedback import Feedback
 from serving.gateway.following import Following
+from serving.gateway.hiding import hiding
 from serving.gateway.item_catalog import ParquetItemCatalog, source_path
 from serving.gateway.policy_book import PolicyBook
 from serving.gateway.ports import Ports
@@ -122,6 +124,7 @@ async def serve(
             chores=chores,
             gate=gate,
             erase=_erase(state, features),
+            hide=hiding(open_pseudonyms(features.pseudonym_key_file)),
         )
         _serve_metrics(settings, telemetry, stack)
         await gateway.start()

@@ -15,6 +15,7 @@ from longtail.activation.v1 import activation_pb2_grpc, feedback_pb2_grpc
 from serving.gateway.access.gate import Gate
 from serving.gateway.app import Gateway, build
 from serving.gateway.feedback import Feedback
+from serving.gateway.hiding import Hide, nothing_hidden
 from serving.gateway.policy_book import PolicyBook
 from serving.gateway.privacy import Erase
 from serving.gateway.settings import GatewaySettings
@@ -65,6 +66,7 @@ async def start() -> AsyncIterator[Start]:
             gate: Gate | None = None,
             telemetry: Telemetry | None = None,
             erase: Erase | None = None,
+            hide: Hide = nothing_hidden,
             credentials: grpc.ChannelCredentials | None = None,
             clock: Callable[[], float] = lambda: NOW_S,
             **settings: Any,
@@ -81,6 +83,7 @@ async def start() -> AsyncIterator[Start]:
                 gate=gate,
                 erase=erase,
                 clock=clock,
+                hide=hide,
             )
             await gateway.start()
             stack.push_async_callback(gateway.drain)

@@ -8,10 +8,12 @@ import grpc
 import pytest
 
 from feature_repo.erasure import ErasureError, Proof, Removal
+from feature_repo.pseudonyms import Pseudonyms
+from longtail.activation.v1 import feedback_pb2, privacy_pb2_grpc
 from longtail.activation.v1 import privacy_pb2 as pb
-from longtail.activation.v1 import privacy_pb2_grpc
 from longtail.activation.v1.activation_pb2 import FeatureStatus, RankItemsRequest
 from serving.gateway.errors import Cause, FeaturesError
+from serving.gateway.hiding import hiding
 from tests.gateway.conftest import Running, Start
 from tests.gateway.fakes import World
 
@@ -76,3 +78,19 @@ async def test_otherwise_it_is_refused(
     with pytest.raises(grpc.aio.AioRpcError) as refused:
         await forget(running, user_id)
     assert refused.value.code() == code
+
+
+async def test_with_a_key_nobody_behind_the_border_sees_the_id(start: Start, world: World) -> None:
+    pseudonyms, erasing = Pseudonyms(b"0123456789abcdef"), Erasing()
+    running = await start(world, erase=erasing, hide=hiding(pseudonyms), allow_forget_user=True)
+    hidden = pseudonyms.of("alice")
+    await running.activation.RankItems(RankItemsRequest(user_id="alice", candidate_item_ids=["i10"]))
+    assert world.features.asked == [hidden]
+    event = feedback_pb2.Event(event_id="e1", user_id="alice", item_id="i10", event_type="view")
+    await running.feedback.RecordEvents(feedback_pb2.RecordEventsRequest(events=[event]))
+    assert world.events.events["e1"].user_id == hidden
+    await forget(running, "alice")
+    assert erasing.users == [hidden]
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await running.activation.RankItems(RankItemsRequest(user_id="u" * 257))
+    assert refused.value.code() == grpc.StatusCode.INVALID_ARGUMENT
