@@ -119,6 +119,7 @@ def build(
         queue_s=settings.queue_ms / 1000,
         retry_after_s=retry_after_s,
         taken=telemetry.permits_taken.labels("activation"),
+        waiting=telemetry.permits_waited_for.labels("activation"),
     )
     feedback_permits = Permits(
         Limit(settings.feedback_permits), retry_after_s=retry_after_s, taken=telemetry.permits_taken.labels("feedback")

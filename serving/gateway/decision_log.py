@@ -51,6 +51,7 @@ class JsonlDecisionLog:
         self._telemetry = telemetry
         self._on_closed = on_closed
         self._queue: queue.Queue[Entry | None] = queue.Queue(capacity)
+        telemetry.decisions_waiting.set_function(self._queue.qsize)
         self._file: BinaryIO | None = None
         self._thread = threading.Thread(target=self._write_all, name="decision-log", daemon=True)
         self._thread.start()

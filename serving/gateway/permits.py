@@ -28,6 +28,7 @@ class Permits:
         queue_s: float = 0.0,
         retry_after_s: float,
         taken: Gauge,
+        waiting: Gauge | None = None,
     ) -> None:
         self._limit = limit
         self._low_permits = limit.most if low_permits is None else low_permits
@@ -39,6 +40,8 @@ class Permits:
         self._low_taken = 0
         self._waiting: deque[Waiter] = deque()
         self._low_waiting: deque[Waiter] = deque()
+        if waiting is not None:
+            waiting.set_function(lambda: len(self._waiting) + len(self._low_waiting))
 
     @asynccontextmanager
     async def take(self, *, low: bool = False) -> AsyncIterator[None]:

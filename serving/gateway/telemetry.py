@@ -77,6 +77,12 @@ class Telemetry:
             registry=registry,
         )
         self.permits_taken = Gauge("longtail_permits_taken", "Calls in flight.", ["service"], registry=registry)
+        self.permits_waited_for = Gauge(
+            "longtail_permits_waited_for", "Calls that wait for a permit.", ["service"], registry=registry
+        )
+        self.decisions_waiting = Gauge(
+            "longtail_decisions_waiting", "Decisions that wait to be written.", registry=registry
+        )
         self.model_version = Gauge("longtail_model_version", "Version checked; 0 for none.", registry=registry)
         self.scored = Counter(
             "longtail_scored",

@@ -193,3 +193,14 @@ async def test_the_callers_deadline_is_kept(start: Start, world: World) -> None:
     with pytest.raises(grpc.aio.AioRpcError) as late:
         await running.activation.RankItems(pb.RankItemsRequest(user_id="active"), timeout=0.0001)
     assert late.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
+
+
+async def test_who_waits_for_a_permit_is_counted(start: Start, world: World) -> None:
+    world.features.delay_s = 30
+    running = await start(world, permits=1, queue=5, queue_ms=60_000)
+    calls = [running.activation.RankItems(pb.RankItemsRequest(user_id="active"), timeout=60) for _ in range(3)]
+    await until(lambda: running.metric("longtail_permits_waited_for", service="activation") == 2)
+    assert running.metric("longtail_permits_taken", service="activation") == 1
+    for call in calls:
+        call.cancel()
+    await until(lambda: running.metric("longtail_permits_waited_for", service="activation") == 0)
