@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Annotated
 
@@ -30,10 +31,12 @@ def gateway(context: typer.Context) -> None:
     """
     import asyncio
 
+    settings: Settings = context.obj
+    if settings.gateway.log_format == "json":
+        os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # lines of gRPC's own are no JSON
     from serving.gateway import logs
     from serving.gateway.serve import serve
 
-    settings: Settings = context.obj
     logs.configure(settings.gateway.log_format, settings.gateway.log_level)
     host = settings.gateway.address.rpartition(":")[0]
 

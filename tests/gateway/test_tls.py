@@ -103,7 +103,7 @@ async def test_when_the_certificate_ends_under_load_open_connections_go_on_and_a
     start: Start, world: World, tmp_path: Path
 ) -> None:
     authority = Authority()
-    pair = authority.issue(valid=timedelta(seconds=2))
+    pair = authority.issue(valid=timedelta(seconds=4))
     running = await start(world, tls=pair.write(tmp_path), credentials=authority.client())
     ended = asyncio.Event()
 
@@ -111,6 +111,7 @@ async def test_when_the_certificate_ends_under_load_open_connections_go_on_and_a
         answers = []
         while not ended.is_set():
             answers.append(await running.activation.RankItems(ASK, timeout=10))
+            await asyncio.sleep(0.02)
         return answers
 
     callers = [asyncio.create_task(load()) for _ in range(4)]
