@@ -10,6 +10,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
+import logging
 import os
 import tempfile
 import threading
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
     from ibis.backends.duckdb import Backend
+
+_log = logging.getLogger(__name__)
 
 SEGMENT_BYTES = 64 * 1024 * 1024
 
@@ -91,9 +94,12 @@ class EventLog:
         events: list[Event] = []
         for line, after in self._lines(position):
             event = decode_event(line)
-            position = after
             if event is not None:
                 events.append(event)
+            elif line.strip():  # an erased event is blank
+                place = f"{self._file(after.segment)} ends at byte {after.offset}"
+                _log.warning("a damaged line of %s; it is left out, restore the segment to have it", place)
+            position = after
             if len(events) >= limit:
                 break
         return events, position

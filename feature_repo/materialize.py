@@ -74,7 +74,10 @@ def materialize(
     A run that was broken off is gone on with, unless `full`. Raises FeatureStoreError when the online store then lacks
     a row, or while another run is at work.
     """
-    job = _Job(state=state, store=store, since=since, limits=limits or MaterializeSettings(), report=report)
+    limits = limits or MaterializeSettings()
+    if store.config.online_store.type == "sqlite":
+        limits = limits.model_copy(update={"connections": 1})  # it has one writer at a time
+    job = _Job(state=state, store=store, since=since, limits=limits, report=report)
     built = [view for view in VIEWS if offline_file(state, view).exists()]
     if not built:
         raise FeatureStoreError(f"there is nothing to load in {state.features}; run `longtail features build`")

@@ -72,6 +72,41 @@ def test_a_torn_last_line_is_neither_read_nor_in_the_way(tmp_path: Path) -> None
     assert [row["event_id"] for row in rows(reopened)] == ["a", "b", "c"]
 
 
+def test_a_full_disk_acknowledges_nothing_and_loses_nothing(tmp_path: Path) -> None:
+    program = """
+import resource, sys
+from pathlib import Path
+from feature_repo.event_log import EventLog, EventLogError
+from tests.feature_repo.world import event
+log = EventLog(Path(sys.argv[1]))
+log.append([event("a")])
+(segment,) = log.segment_files()
+resource.setrlimit(resource.RLIMIT_FSIZE, (segment.stat().st_size + 40, resource.RLIM_INFINITY))
+try:
+    log.append([event("b"), event("c")])
+except EventLogError as error:
+    print("refused")
+resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+print(log.append([event("b"), event("d")]))
+print([each.event_id for each in EventLog(Path(sys.argv[1])).read_after()[0]])
+"""
+    command = [sys.executable, "-c", program, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.splitlines() == ["refused", "[True, True]", "['a', 'b', 'd']"]
+
+
+def test_a_damaged_line_is_left_out_and_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    log = EventLog(tmp_path)
+    log.append([event("a"), event("b"), event("c")])
+    (segment,) = log.segment_files()
+    first, second, third = segment.read_bytes().splitlines(keepends=True)
+    segment.write_bytes(first + b"\0" * (len(second) - 1) + b"\n" + third)
+    assert [e.event_id for e in EventLog(tmp_path).read_after()[0]] == ["a", "c"]
+    assert f"ends at byte {len(first) + len(second)}" in caplog.text
+    assert [row["event_id"] for row in rows(EventLog(tmp_path))] == ["a", "c"]
+    assert EventLog(tmp_path).append([event("d")]) == [True]
+
+
 def test_a_follower_reads_each_event_once_across_segments_and_restarts(tmp_path: Path) -> None:
     log = EventLog(tmp_path, segment_bytes=500)
     position, followed = Position(1, 0), []
