@@ -5,6 +5,7 @@ Off by default: then a span is one comparison, and OpenTelemetry is not imported
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, Final
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.trace.export import SpanExporter
     from opentelemetry.trace import SpanKind, Tracer
 
+LAST_SPANS_S: Final = 2.0
 SERVICE: Final = "longtail-gateway"
 Metadata = tuple[tuple[str, str], ...]
 
@@ -44,14 +46,18 @@ def turn_on(exporter: SpanExporter | None = None) -> Callable[[], None]:
 
     global _tracer  # noqa: PLW0603  one per process, as the logging of Python is
     resource = Resource.create({SERVICE_NAME: SERVICE}).merge(OTELResourceDetector().detect())
-    provider = TracerProvider(resource=resource)  # sampler and limits: OTEL_TRACES_SAMPLER and so on
+    provider = TracerProvider(
+        resource=resource, shutdown_on_exit=False
+    )  # sampler and limits: OTEL_TRACES_SAMPLER and so on
     provider.add_span_processor(BatchSpanProcessor(exporter or OTLPSpanExporter()))
     _tracer = provider.get_tracer("longtail.gateway")
 
     def turn_off() -> None:
         global _tracer  # noqa: PLW0603
         _tracer = None
-        provider.shutdown()
+        sending = threading.Thread(target=provider.shutdown, name="last-spans", daemon=True)
+        sending.start()
+        sending.join(LAST_SPANS_S)  # a collector that is gone must not hold up a drain
 
     return turn_off
 

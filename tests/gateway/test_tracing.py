@@ -138,3 +138,17 @@ async def test_each_answer_of_a_stream_has_a_span_that_names_its_decision(
     spans = [span for span in recorded.exporter.get_finished_spans() if span.name == "answer"]
     assert {span.attributes["longtail.decision_id"] for span in spans if span.attributes} == decisions
     assert {f"{span.context.trace_id:032x}" for span in spans if span.context} == {TRACE}
+
+
+async def test_without_a_collector_calls_are_answered_and_a_drain_goes_on(
+    start: Start, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:1")
+    turn_off = tracing.turn_on()
+    try:
+        running = await start(world)
+        assert (await running.activation.RankItems(pb.RankItemsRequest(user_id="active"))).items
+    finally:
+        async with asyncio.timeout(10):
+            await asyncio.to_thread(turn_off)
+    assert tracing.trace_id() == ""
