@@ -119,4 +119,4 @@ class GatewaySettings(BaseModel):
     decision_fsync: bool = Field(True, description="Survive a crash of the machine, not only of the process.")
 
     follow_feedback: bool = Field(True, description="Apply recorded events to the online store in this process.")
-    follow_poll_ms: int = Field(100, ge=1, description="How often the event log is looked at for new events.")
+    follow_poll_ms: int = Field(20, ge=1, description="How often the event log is looked at for new events.")

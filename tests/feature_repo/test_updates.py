@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from feature_repo import contacts, views
 from feature_repo.contract import ITEM_STATS, USER_ACTIVITY, USER_BEHAVIOR, USER_CONTACTS, View
 from feature_repo.event_log import EventLog
-from feature_repo.events import Event
+from feature_repo.events import CONTACT_TYPES, Event
 from feature_repo.layout import StateDir
 from feature_repo.online import Int64s, Row
 from feature_repo.settings import FeatureSettings
@@ -27,7 +27,7 @@ from feature_repo.streamed import STREAMED
 from feature_repo.updates import FeedbackWorker
 from feature_repo.user_state import UserState
 from tests.feature_repo.test_views import items_table
-from tests.feature_repo.world import NOW, event, logs
+from tests.feature_repo.world import NOW, event
 
 SETTINGS = FeatureSettings()
 
@@ -62,19 +62,26 @@ class MemoryOnline:
         pass
 
 
+KINDS = ("view", "purchase", "exposure", "exposure", "return", "contact", "opt_out", "opt_in")
+AGES_S = (0, 1, 1.5, 3_600, 86_400, 20 * 86_400, 50 * 86_400, 90 * 86_400, 90 * 86_400 + 1)
+
+
 @st.composite
 def busy_logs(draw: st.DrawFn) -> list[Event]:
-    """`logs` with contacts and choices of channels among them."""
-    found = draw(logs(max_size=40, users=2).filter(bool))
-    kinds = st.sampled_from([None, None, "contact", "opt_out", "opt_in"])
-    channels = st.sampled_from(["push", "email", ""])
-    changed = []
-    for each in found:
-        kind = draw(kinds)
-        fields = {name: getattr(each, name) for name in ("event_id", "user_id", "item_id", "event_type", "event_time")}
-        changes = {} if kind is None else {"event_type": kind, "item_id": "", "surface": draw(channels)}
-        changed.append(Event(**(fields | changes)))
-    return changed
+    """Many events of few users, items and moments, so that they meet; contacts and choices among them."""
+    choices = [st.sampled_from(each) for each in (("u1", "u2"), ("i1", "i2", "i3"), KINDS, AGES_S, ("push", ""))]
+    rows = draw(st.lists(st.tuples(*choices), min_size=20, max_size=40))
+    return [
+        event(
+            f"e{number}",
+            user_id=user_id,
+            item_id="" if kind in CONTACT_TYPES else item_id,
+            event_type=kind,
+            event_time=NOW - timedelta(seconds=age_s),
+            surface=channel,
+        )
+        for number, (user_id, item_id, kind, age_s, channel) in enumerate(rows)
+    ]
 
 
 def import_events(state: StateDir, events: Sequence[Event]) -> None:
