@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import logging
 import os
 import signal
-import sys
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import AsyncExitStack
@@ -15,18 +13,15 @@ from datetime import datetime
 from multiprocessing import get_context
 from typing import TYPE_CHECKING
 
-from prometheus_client import start_http_server
-
 from feature_repo.decision_segments import close_segments
 from feature_repo.decisions import POLICIES
-from feature_repo.errors import LongtailError
 from feature_repo.event_streams import open_sink
 from feature_repo.layout import StateDir
 from feature_repo.pseudonyms import open_pseudonyms
 from feature_repo.settings import FeatureSettings
 from feature_repo.store import open_store
 from feature_repo.updates import open_worker
-from serving.gateway import tracing
+from serving.gateway import process, tracing
 from serving.gateway.access.gate import Gate, open_gate
 from serving.gateway.access.tls import is_loopback
 from serving.gateway.app import build, refuse_exposure
@@ -41,6 +36,7 @@ from serving.gateway.feedback import Feedback
 from serving.gateway.following import Following
 from serving.gateway.hiding import hiding
 from serving.gateway.item_catalog import ParquetItemCatalog, source_path
+from serving.gateway.metrics_endpoint import serve_metrics
 from serving.gateway.policy_book import PolicyBook
 from serving.gateway.ports import Ports
 from serving.gateway.privacy import Erase
@@ -54,8 +50,6 @@ if TYPE_CHECKING:
     from feature_repo.erasure import Proof
 
 START_TIMEOUT_S = 5.0
-THREAD_SWITCH_S = 0.0005  # a thread that has written to disk or read from it must not wait 5 ms for the event loop
-YOUNG_OBJECTS = 20_000  # made between two looks of the garbage collector; a request makes about a thousand
 MIB = 1024 * 1024
 
 _log = logging.getLogger(__name__)
@@ -66,8 +60,7 @@ async def serve(
 ) -> None:
     """Serves until SIGTERM or SIGINT, then drains. Raises LongtailError for what must be mended before it can."""
     refuse_exposure(settings)
-    sys.setswitchinterval(THREAD_SWITCH_S)
-    _leave_out_sparse()
+    process.begin()
     loop, stop = asyncio.get_running_loop(), asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
@@ -126,9 +119,9 @@ async def serve(
             erase=_erase(state, features),
             hide=hiding(open_pseudonyms(features.pseudonym_key_file)),
         )
-        _serve_metrics(settings, telemetry, stack)
+        stack.callback(serve_metrics(settings.metrics_address, telemetry))
         await gateway.start()
-        _settle_memory()
+        process.settle()
         on_ready(gateway.port)
         await stop.wait()
         _log.info("draining, at most %g s", settings.drain_s)
@@ -170,18 +163,6 @@ def _token_check(gate: Gate) -> Callable[[], Awaitable[None]]:
 
 def _breaker(settings: GatewaySettings) -> Breaker:
     return Breaker(failures=settings.breaker_failures, open_s=settings.breaker_open_ms / 1000)
-
-
-def _leave_out_sparse() -> None:
-    """Feast imports dask, which takes in sparse, and with it numba, where they happen to be installed: 60 MB unused."""
-    sys.modules.setdefault("sparse", None)  # type: ignore[arg-type]  # an import of it then fails, as it may
-
-
-def _settle_memory() -> None:
-    """What start-up made stays: the collector need not walk through a million objects of it while calls wait."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(YOUNG_OBJECTS, 20, 20)
 
 
 def _decisions(
@@ -256,19 +237,3 @@ def _policy_check(policies: PolicyBook, telemetry: Telemetry) -> Callable[[], Aw
         telemetry.policy.labels(last).set(1)
 
     return check
-
-
-def _serve_metrics(settings: GatewaySettings, telemetry: Telemetry, stack: AsyncExitStack) -> None:
-    if not settings.metrics_address:
-        return
-    host, _, port = settings.metrics_address.rpartition(":")
-    try:
-        server, thread = start_http_server(int(port), addr=host, registry=telemetry.registry)
-    except OSError as error:
-        raise LongtailError(
-            f"cannot serve metrics on {settings.metrics_address}: {error}; set gateway.metrics_address to a free "
-            "address, or to nothing"
-        ) from error
-    stack.callback(thread.join)
-    stack.callback(server.server_close)
-    stack.callback(server.shutdown)
