@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
-
+from feature_repo.errors import LongtailError
 from feature_repo.event_log import EventLogError, encode_event
 from feature_repo.event_streams import APPEND_TIMEOUT_S
 from feature_repo.events import Event
+
+try:
+    from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
+except ModuleNotFoundError as error:
+    raise LongtailError("features.event_stream is kafka, which needs: pip install 'longtail[kafka]'") from error
 
 GROUP: Final = "longtail"
 
