@@ -47,9 +47,10 @@ def train(context: typer.Context, config: ConfigOption = None, resume: ResumeOpt
     """
     settings, chosen = _settings(context, config)
     _quiet()
+    from feature_repo.catalogue import catalogue_file
     from training import workflow
 
-    run = workflow.start(settings.state.events, settings.features, chosen)
+    run = workflow.start(settings.state.events, settings.features, chosen, catalogue=catalogue_file(settings.state))
     with _shown_progress() as progress:
         model = workflow.train(
             run,
@@ -84,9 +85,10 @@ def evaluate(
     """
     settings, chosen = _settings(context, config)
     _quiet()
+    from feature_repo.catalogue import catalogue_file
     from training import reporting, workflow
 
-    run = workflow.start(settings.state.events, settings.features, chosen)
+    run = workflow.start(settings.state.events, settings.features, chosen, catalogue=catalogue_file(settings.state))
     with _shown_progress() as progress:
         result = reporting.evaluate(
             run, settings.state.training, split=split.value, k=max(k, 10), resume=resume, progress=progress

@@ -12,10 +12,11 @@ import numpy as np
 from training import metrics
 from training.calibration import platt, probability
 from training.evaluation import Answer, Sheet, ask, make_sheet, share_of_users, slices
+from training.evidence import Evidence, EvidenceScorer, history_weights
 from training.fitting import Preparation
-from training.model import Recommender
-from training.popularity import DAY_US
-from training.scoring import BASELINES, PopularityScorer, RetrievalScorer, Scorer, model_scorer
+from training.popularity import DAY_US, popularity_table
+from training.scoring import BASELINES, PopularityScorer, Scorer
+from training.settings import TrainingSettings
 from training.split import Question
 
 MODEL, RETRIEVAL = "longtail", "longtail_retrieve"
@@ -38,34 +39,59 @@ class Assessment:
 def assess(
     question: Question,
     prepared: Preparation,
-    recommender: Recommender,
-    user_features: np.ndarray,
+    scorers: Mapping[str, Scorer],
     state: np.ndarray,
     *,
-    seed: int,
-    returning_after_days: float,
+    calibration: tuple[float, float],
+    settings: TrainingSettings,
     k: int = 10,
 ) -> Assessment:
-    """Asks the model, its retrieval half and the baselines the question."""
+    """Asks every scorer the question; `state` [users] is the lifecycle state at it."""
     sheet = make_sheet(question, prepared.tables.item_row, prepared.num_rows)
-    model = model_scorer(recommender, question, prepared.tables, user_features, prepared.popularity)
-    scorers: dict[str, Scorer] = {MODEL: model, RETRIEVAL: RetrievalScorer(model=model)}
-    for name, feature in BASELINES.items():
-        scorers[name] = PopularityScorer(feature=feature, table=prepared.popularity, moments=question.moments)
     fit = prepared.fit
     share = share_of_users(sheet, prepared.tables.item_row[fit.item], fit.user)
     fit_lengths = np.bincount(fit.user)
     lengths = question.moments.end - question.moments.start
     cut = dict(slices(lengths, fit_lengths[fit_lengths > 0], state))
-    cut["returning"] = question.gap_us() >= returning_after_days * DAY_US
-    slope, offset = (float(value) for value in np.asarray(recommender.calibration))
+    cut["returning"] = question.gap_us() >= settings.returning_after_days * DAY_US
+    cut["dormant"] = question.gap_us() >= settings.dormant_after_days * DAY_US
     return Assessment(
-        answers={name: ask(sheet, scorer, share, seed=seed, k=k) for name, scorer in scorers.items()},
+        answers={name: ask(sheet, scorer, share, seed=settings.seed, k=k) for name, scorer in scorers.items()},
         slices=cut,
         sheet=sheet,
-        calibration=(slope, offset),
+        calibration=calibration,
         known_items=prepared.known_items,
     )
+
+
+PEER_FADING = 3.0  # items until the recency-weighted peers count 1/e
+
+
+def peer_scorers(question: Question, prepared: Preparation, evidence: Evidence) -> dict[str, Scorer]:
+    """Popularity, content-based and collaborative filtering; the last over the whole history, flat or recent first."""
+    met = prepared.fit.where(prepared.fit.first_of_each_item())  # what was bought again says less of what is next
+    table = popularity_table(
+        prepared.tables.item_row[met.item],
+        met.time_us,
+        met.is_returning(),
+        num_rows=prepared.num_rows,
+        end_us=prepared.cut_us,
+    )
+    popularity: dict[str, Scorer] = {
+        name: PopularityScorer(feature=feature, table=table, moments=question.moments)
+        for name, feature in BASELINES.items()
+    }
+    rows = prepared.tables.item_row, prepared.num_rows
+    flat = history_weights(question, *rows, fading=np.inf)
+    recent = history_weights(question, *rows, fading=PEER_FADING)
+    return popularity | {
+        "content": EvidenceScorer(matrix=evidence.content, weights=recent),
+        "item_knn": EvidenceScorer(matrix=evidence.item_knn, weights=flat),
+        "item_knn_recent": EvidenceScorer(matrix=evidence.item_knn, weights=recent),
+        "ease": EvidenceScorer(matrix=evidence.ease, weights=flat),
+        "ease_recent": EvidenceScorer(matrix=evidence.ease, weights=recent),
+        "transitions": EvidenceScorer(matrix=evidence.transitions, weights=recent),
+    }
 
 
 def report_of(assessment: Assessment) -> dict[str, JsonValue]:

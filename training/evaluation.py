@@ -78,7 +78,16 @@ def make_sheet(question: Question, item_row: np.ndarray, num_rows: int) -> Sheet
 def top_items(scores: np.ndarray, is_past: np.ndarray, k: int) -> np.ndarray:
     """Item rows [users, k], best first, none of the past; 0 pads."""
     masked = np.where(is_past, -np.inf, scores)
-    top = np.argsort(-masked, axis=1, kind="stable")[:, :k].astype(np.int32)
+    if k < masked.shape[1]:
+        least = -np.partition(-masked, k - 1, axis=1)[:, k - 1]  # all that reach it compete, so that ties go by row
+        user, row = np.nonzero(masked >= least[:, None])
+        order = np.lexsort((row, -masked[user, row], user))
+        user, row = user[order], row[order]
+        place = np.arange(len(user)) - np.searchsorted(user, user)
+        top = np.zeros((len(masked), k), np.int32)
+        top[user[place < k], place[place < k]] = row[place < k]
+    else:
+        top = np.argsort(-masked, axis=1, kind="stable").astype(np.int32)
     return np.where(np.isneginf(np.take_along_axis(masked, top, axis=1)), PADDING, top)
 
 
@@ -120,8 +129,10 @@ def _one_other_each(is_other: np.ndarray, user: np.ndarray, rng: np.random.Gener
     """One uniform item row for each target; a user who has met everything gets padding."""
     count = is_other.sum(axis=1)
     wanted = (rng.random(len(user)) * count[user]).astype(np.int64)  # the n-th other item of the user
-    column = np.argsort(~is_other, axis=1, kind="stable")
-    return np.where(count[user] > 0, column[user, np.minimum(wanted, column.shape[1] - 1)], PADDING)
+    others = np.flatnonzero(is_other) % is_other.shape[1]
+    start = np.cumsum(count) - count
+    position = np.minimum(start[user] + wanted, max(0, len(others) - 1))
+    return np.where(count[user] > 0, others[position] if len(others) else PADDING, PADDING)
 
 
 def validation_ndcg(sheet: Sheet, scorer: Scorer) -> Callable[[], float]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+FEW_TARGETS = 8  # are compared with all others; of more, the others are sorted once
 Floats = npt.NDArray[np.float64]
 
 
@@ -61,8 +62,12 @@ def auc(scores: npt.NDArray[np.floating], is_target: npt.NDArray[np.bool_], is_o
     """
     values = np.full(len(scores), np.nan)
     for row, (score, target, other) in enumerate(zip(scores, is_target, is_other, strict=True)):
-        others = np.sort(score[other])
-        if len(others) and target.any():
+        others = score[other]
+        if len(others) and 0 < target.sum() <= FEW_TARGETS:
+            found = score[target][:, None]
+            values[row] = ((others < found).mean() + (others <= found).mean()) / 2
+        elif len(others) and target.any():
+            others = np.sort(others)
             below = np.searchsorted(others, score[target], side="left")
             not_above = np.searchsorted(others, score[target], side="right")
             values[row] = (below + not_above).mean() / 2 / len(others)

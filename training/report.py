@@ -24,6 +24,12 @@ LABELS = {
     "popularity": "popularity",
     "popularity_30d": "popular in 30 days",
     "popularity_7d": "popular in 7 days",
+    "content": "content",
+    "item_knn": "ItemKNN",
+    "item_knn_recent": "ItemKNN, recent first",
+    "ease": "EASE",
+    "ease_recent": "EASE, recent first",
+    "transitions": "what follows what",
 }
 COLOURS = {
     "longtail": "#0f766e",
@@ -31,6 +37,12 @@ COLOURS = {
     "popularity": "#94a3b8",
     "popularity_30d": "#f59e0b",
     "popularity_7d": "#fcd34d",
+    "content": "#a3a3a3",
+    "item_knn": "#93c5fd",
+    "item_knn_recent": "#3b82f6",
+    "ease": "#d8b4fe",
+    "ease_recent": "#9333ea",
+    "transitions": "#db2777",
 }
 COLUMNS = {
     "ndcg": "NDCG@10",
@@ -83,7 +95,7 @@ def verdicts(report: Report) -> list[dict[str, Any]]:
     rows = []
     for name in ("all", "tail"):
         for scorer, difference in report["slices"].get(name, {}).get("ndcg_over", {}).items():
-            if scorer.startswith("popularity"):
+            if scorer != "longtail_retrieve":
                 mean, error = difference["mean"], difference["error"]
                 sure = mean is not None and error is not None and abs(mean) > 2 * error
                 word = ("better" if mean > 0 else "worse") if sure else "not told apart"
@@ -126,7 +138,7 @@ def _by_slice(slices: dict[str, Any], names: list[str]) -> Figure:
     for place, scorer in enumerate(LABELS):
         values = [slices[name]["scorers"][scorer]["ndcg"] for name in names]
         axes.bar(
-            [index + (place - 2) * width for index in range(len(names))],
+            [index + (place - (len(LABELS) - 1) / 2) * width for index in range(len(names))],
             [value["mean"] or 0.0 for value in values],
             width,
             yerr=[value["error"] or 0.0 for value in values],

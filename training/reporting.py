@@ -48,6 +48,7 @@ def evaluate(run: Run, folder: Path, *, split: SplitName, k: int, resume: bool, 
         },
         "curve": curve,
         "best_epoch": best_epoch,
+        "dormant_after_days": run.settings.dormant_after_days,
         "returning_after_days": run.settings.returning_after_days,
         "settings": run.settings.model_dump(mode="json"),
     } | report_of(assessment)

@@ -55,6 +55,9 @@ class TrainingSettings(BaseModel):
     returning_after_days: float = Field(
         7.0, gt=0, description="The report's slice of returning users: so long from the last event to the first target."
     )
+    dormant_after_days: float = Field(
+        90.0, gt=0, description="The report's slice of dormant users: so long from the last event to the first target."
+    )
     # the export
     retrieve_k: int = Field(200, ge=1, description="Items that `retrieve` gives, capped by the catalogue.")
     candidate_buckets: tuple[int, ...] = Field(

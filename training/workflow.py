@@ -15,11 +15,13 @@ from feature_repo.errors import LongtailError
 from feature_repo.settings import FeatureSettings
 from training import artifact
 from training.artifact import TrainedModel
-from training.assessment import MODEL, Assessment, assess
+from training.assessment import MODEL, RETRIEVAL, Assessment, assess, peer_scorers
+from training.attributes import item_vectors
 from training.calibration import platt
 from training.checkpoint import Checkpoints
 from training.engagements import Engagements
 from training.evaluation import ask, make_sheet, share_of_users, validation_ndcg
+from training.evidence import Evidence, learn_evidence
 from training.examples import Moments
 from training.fitting import (
     Epoch,
@@ -34,7 +36,7 @@ from training.fitting import (
 )
 from training.log_reader import LogReader, UserColumns, open_log
 from training.model import Recommender
-from training.scoring import ModelScorer, model_scorer
+from training.scoring import ModelScorer, RetrievalScorer, Scorer, model_scorer
 from training.settings import TrainingSettings
 from training.split import Question, Split, split
 from training.vocabulary import FIRST_ROW
@@ -58,6 +60,11 @@ class Run:
     reader: LogReader
     log: Engagements
     settings: TrainingSettings
+    catalogue: Path | None = None  # items.parquet
+
+    def evidence(self, prepared: Preparation) -> Evidence:
+        vectors = item_vectors(self.catalogue, self.log.item_ids[prepared.known_items])
+        return learn_evidence(prepared.fit, prepared.tables.item_row, prepared.num_rows, vectors)
 
     def user_columns(self, moments: Moments) -> UserColumns:
         return self.reader.user_columns(self.log.user_ids[moments.user], moments.as_of_us)
@@ -83,10 +90,10 @@ class Learnt:
     best_epoch: int
 
 
-def start(events: Path, features: FeatureSettings, settings: TrainingSettings) -> Run:
-    """Reads the log."""
+def start(events: Path, features: FeatureSettings, settings: TrainingSettings, *, catalogue: Path | None = None) -> Run:
+    """Reads the log; `catalogue` is the file of the items, if there is one."""
     reader = open_log(events, features)
-    return Run(reader=reader, log=reader.engagements(), settings=settings)
+    return Run(reader=reader, log=reader.engagements(), settings=settings, catalogue=catalogue)
 
 
 def learn(run: Run, made: Split, folder: Path, *, resume: bool, refit: bool, progress: Progress) -> Learnt:
@@ -206,15 +213,30 @@ def evaluate_leave_one_out(
 
 def _assess(run: Run, question: Question, prepared: Preparation, recommender: Recommender, k: int) -> Assessment:
     columns = run.user_columns(question.moments)
+    model = model_scorer(recommender, question, prepared.tables, columns.features, prepared.popularity)
+    own: dict[str, Scorer] = {MODEL: model, RETRIEVAL: RetrievalScorer(model=model)}
+    slope, offset = (float(value) for value in np.asarray(recommender.calibration))
     return assess(
         question,
         prepared,
-        recommender,
-        columns.features,
+        own | peer_scorers(question, prepared, run.evidence(prepared)),
         columns.state,
-        seed=run.settings.seed,
-        returning_after_days=run.settings.returning_after_days,
+        calibration=(slope, offset),
+        settings=run.settings,
         k=k,
+    )
+
+
+def assess_peers(run: Run, question: Question) -> Assessment:
+    """The peers alone: nothing is trained."""
+    prepared = prepare(question.fit, question.cut_us)
+    return assess(
+        question,
+        prepared,
+        peer_scorers(question, prepared, run.evidence(prepared)),
+        run.user_columns(question.moments).state,
+        calibration=(1.0, 0.0),
+        settings=run.settings,
     )
 
 

@@ -1,0 +1,48 @@
+"""What the catalogue says of the items, as TF-IDF vectors: words of title and text, categories, the price's decile."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+from sklearn.feature_extraction.text import TfidfVectorizer
+
+from training.vocabulary import FIRST_ROW
+
+MAX_TERMS = 20_000
+FIELDS = ["item_id", "title", "categories", "text", "price"]
+
+
+def item_vectors(catalogue: Path | None, item_ids: np.ndarray) -> sp.csr_array:
+    """Float32 [rows, terms], each of length 1, or 0 where the catalogue says nothing; no terms without a catalogue."""
+    rows = FIRST_ROW + len(item_ids)
+    nothing: sp.csr_array = sp.csr_array(np.zeros((rows, 0), np.float32))
+    if catalogue is None or not catalogue.exists():
+        return nothing
+    items = pd.read_parquet(catalogue, columns=FIELDS).drop_duplicates("item_id").set_index("item_id")
+    items = items.reindex(item_ids.astype(str))
+    items["decile"] = _decile(items["price"])
+    terms = [_terms(*row) for row in items[["title", "categories", "text", "decile"]].itertuples(index=False)]
+    if sum(bool(words) for words in terms) < 2:
+        return nothing
+    vectorizer = TfidfVectorizer(analyzer=lambda words: words, min_df=2, max_df=0.5, max_features=MAX_TERMS)
+    try:
+        known = vectorizer.fit_transform(terms).astype(np.float32)
+    except ValueError:  # every term is on one item alone, or on most
+        return nothing
+    return sp.csr_array(sp.vstack([sp.csr_array(np.zeros((FIRST_ROW, known.shape[1]), np.float32)), known]))
+
+
+def _terms(title: object, categories: object, text: object, decile: float) -> list[str]:
+    """The words, with the field in front where a word means another thing there."""
+    words = [word for part in (title, text) if isinstance(part, str) for word in part.lower().split() if len(word) > 1]
+    if isinstance(categories, np.ndarray):
+        words += [f"category={category}" for category in categories if category]
+    return words + ([f"price={int(decile)}"] if np.isfinite(decile) else [])
+
+
+def _decile(price: pd.Series) -> pd.Series:
+    """0 to 9, NaN where there is no price."""
+    return (price.astype(np.float64).rank(pct=True) * 10).clip(upper=9.0).apply(np.floor)
