@@ -31,7 +31,7 @@ Outputs = dict[str, Array]
 class BatchingOptions:
     """`max_size` 1 turns micro-batching off."""
 
-    max_size: int = 32  # rows
+    max_size: int = 8  # rows; more would leave the worker idle while their answers are sent
     wait_s: float = 0.0
     max_queue: int = 1000  # requests
     workers: int = 1  # runs at a time

@@ -113,9 +113,7 @@ class Flags:
     prefer_tflite_model: bool = flag(False, "Prefer model.tflite.", refused=_NO_TFLITE)
 
     host: str = _ours("127.0.0.1", "Address to listen on; 0.0.0.0 is all.")
-    micro_batch_max_size: int = _ours(
-        32, "Rows of concurrent requests that may share a run; 1 turns it off.", minimum=1
-    )
+    micro_batch_max_size: int = _ours(8, "Rows of concurrent requests that may share a run; 1 turns it off.", minimum=1)
     micro_batch_wait_ms: float = _ours(0.0, "How long a request waits for company when a worker is free.", minimum=0)
     micro_batch_max_queue: int = _ours(1000, "Requests that may wait; more are answered UNAVAILABLE.", minimum=1)
     workers: int = _ours(max(1, (os.cpu_count() or 2) - 1), "Runs at a time. Default: the CPUs less one.", minimum=1)
