@@ -10,9 +10,11 @@ from typing import Any
 import pandas as pd
 
 from training import artifact, report, workflow
-from training.assessment import MODEL, report_of
-from training.split import SplitName
+from training.assessment import MODEL, Assessment, report_of
+from training.split import Question, SplitName
 from training.workflow import Progress, Run
+
+PER_USER = "per_user.parquet"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +55,15 @@ def evaluate(run: Run, folder: Path, *, split: SplitName, k: int, resume: bool, 
         "settings": run.settings.model_dump(mode="json"),
     } | report_of(assessment)
     _, page = report.write(described, out)
+    per_user_frame(run, question, assessment).to_parquet(out / PER_USER, index=False)
     return Evaluation(report=described, top=workflow.top_frame(run, question, assessment), page=page)
+
+
+def per_user_frame(run: Run, question: Question, assessment: Assessment) -> pd.DataFrame:
+    """The model's metrics of each user asked, and the slices the user is in: what two models are compared by."""
+    users = run.log.user_ids[question.moments.user].astype(str)
+    slices = {f"in: {name}": is_in for name, is_in in assessment.slices.items()}
+    return pd.DataFrame({"user_id": users, **assessment.answers[MODEL].per_user, **slices})
 
 
 def metrics_of(folder: Path, version: int) -> dict[str, Any]:

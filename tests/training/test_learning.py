@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from feature_repo.errors import LongtailError
@@ -161,6 +162,10 @@ def test_the_report_is_a_page_of_its_own_and_shows_values(trained: Trained) -> N
         trained.run, trained.folder / "training", split="temporal", k=10, resume=False, progress=workflow.Progress()
     )
     page = Path(result.page).read_text()
+    users = pd.read_parquet(Path(result.page).with_name(reporting.PER_USER))
+    tail = result.report["slices"]["tail"]
+    assert users["in: tail"].sum() == tail["users"]
+    assert users["ndcg"][users["in: tail"]].mean() == pytest.approx(tail["scorers"]["longtail"]["ndcg"]["mean"])
     assert f"{result.report['counts']['items']} items" in page
     assert "object at 0x" not in page
     assert 'src="http' not in page
