@@ -99,7 +99,7 @@ def _run(settings: Settings, number: int, step: Step) -> None:
 def _show_rankings(settings: Settings) -> None:
     from rich.console import Console
 
-    users = _one_user_per_state(settings)
+    users = _users_by_state(settings)
     local = settings.model_copy(
         update={
             "gateway": settings.gateway.model_copy(
@@ -111,12 +111,12 @@ def _show_rankings(settings: Settings) -> None:
     log_path = settings.state_dir / "demo-servers.log"
     with log_path.open("w") as log, running(local, log=log):
         typer.echo(f"ready at {local.gateway.address}; their log is {log_path}")
-        for state, user_id in users.items():
-            Console(width=150).print(_table(settings, state, user_id, _rank(local.gateway.address, user_id)))
+        for state, user_ids in users.items():
+            Console(width=150).print(_table(settings, state, *_first_shown(local.gateway.address, user_ids)))
 
 
-def _one_user_per_state(settings: Settings) -> dict[str, str]:
-    """Of each state the median user by number of events, as the batch features say."""
+def _users_by_state(settings: Settings) -> dict[str, list[str]]:
+    """Of each state the users by number of events from the median on, as the batch features say."""
     import pyarrow.parquet as pq
 
     columns = ["user_id", "state", "events"]
@@ -124,7 +124,18 @@ def _one_user_per_state(settings: Settings) -> dict[str, str]:
     members: dict[str, list[str]] = {}
     for row in sorted(rows, key=lambda row: (row["events"], row["user_id"])):
         members.setdefault(row["state"], []).append(row["user_id"])
-    return {state: members[state][len(members[state]) // 2] for state in STATES if state in members}
+    return {state: members[state][len(members[state]) // 2 :] for state in STATES if state in members}
+
+
+def _first_shown(address: str, user_ids: list[str]) -> tuple[str, activation_pb2.RankItemsResponse]:
+    """The first user that is not held out, with the answer: the control group is shown nothing."""
+    from longtail.activation.v1 import activation_pb2
+
+    answers = ((user_id, _rank(address, user_id)) for user_id in user_ids)
+    shown = next((one for one in answers if one[1].decision == activation_pb2.DECISION_SHOW), None)
+    if shown is None:
+        raise DemoError(f"none of {len(user_ids)} users is shown anything: the policy holds all of them out")
+    return shown
 
 
 def _rank(address: str, user_id: str) -> activation_pb2.RankItemsResponse:

@@ -22,6 +22,7 @@ from serving.client_credentials import PLAINTEXT, ClientCredentials
 
 TIMEOUT_S = 5.0
 LEAST_WIDTH = 120
+WIDEST = 1000
 
 
 class ClientError(LongtailError):
@@ -133,6 +134,8 @@ def print_ranking(answer: pb.RankItemsResponse) -> None:
     console.print(_describe(answer.user_state))
     if answer.decision != pb.DECISION_SHOW:
         console.print(Text(f"{pb.Decision.Name(answer.decision).removeprefix('DECISION_')}: {answer.decision_reason}"))
+    unbounded = console.options.update(width=WIDEST)
+    console.width = max(console.width, console.measure(table, options=unbounded).maximum)  # a cut id would be no id
     console.print(table)
     dropped = ", ".join(f"{one.count} {one.reason}" for one in answer.dropped)
     console.print(Text(f"not shown: {dropped or 'none'}"))
