@@ -31,9 +31,7 @@ from serving.gateway.errors import (
 SCOPES: Final[Mapping[str, Scope]] = {
     "RankItems": Scope.RANK,
     "BatchRankItems": Scope.RANK,
-    "SelectUsers": Scope.RANK,
     "GetUserState": Scope.RANK,
-    "ExplainDecision": Scope.RANK,
     "RecordEvents": Scope.RECORD,
     "ForgetUser": Scope.ADMIN,
 }
