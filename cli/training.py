@@ -14,6 +14,7 @@ import typer
 from cli.settings import Settings
 
 if TYPE_CHECKING:
+    from training.gate import Verdict
     from training.settings import TrainingSettings
 
 
@@ -77,7 +78,9 @@ def evaluate(
     config: ConfigOption = None,
     resume: ResumeOption = False,
 ) -> None:
-    """Measures the trained model beside popularity on events it has not seen; writes report.json and report.html.
+    """Measures the trained model beside its peers and the version in service on events it has not seen.
+
+    Writes report.json and report.html; the release gate of `longtail publish` reads the first.
 
     The leave-one-out split fits a model of its own, on all but the last two items of each user.
 
@@ -86,12 +89,19 @@ def evaluate(
     settings, chosen = _settings(context, config)
     _quiet()
     from feature_repo.catalogue import catalogue_file
+    from training import publish as publishing
     from training import reporting, workflow
 
     run = workflow.start(settings.state.events, settings.features, chosen, catalogue=catalogue_file(settings.state))
     with _shown_progress() as progress:
         result = reporting.evaluate(
-            run, settings.state.training, split=split.value, k=max(k, 10), resume=resume, progress=progress
+            run,
+            settings.state.training,
+            split=split.value,
+            k=max(k, 10),
+            resume=resume,
+            progress=progress,
+            published=publishing.in_service(settings.state.models, user_weights=_user_weights_file(settings)),
         )
     _show(result.report)
     if topk is not None:
@@ -123,31 +133,53 @@ def export(context: typer.Context) -> None:
     typer.echo(f"{directory}: reloaded, and it scores as the trained model does; next: `longtail publish`")
 
 
-def publish(context: typer.Context) -> None:
-    """Renames the latest export into the folder that the model server watches, and writes the users' own weights.
+def publish(
+    context: typer.Context,
+    *,
+    override: Annotated[
+        str | None, typer.Option(help="Release a model that the gate refuses, for this reason; it is kept on record.")
+    ] = None,
+) -> None:
+    """Releases the latest export: renames it into the folder that the model server watches, if the gate lets it.
+
+    The gate compares it with the version in service, segment by segment, as `longtail evaluate` measured both.
+    Writes `release.json` and `model_card.md` beside the model, and the users' own weights.
 
     Example: `longtail publish && longtail features materialize`
     """
     settings: Settings = context.obj
     _quiet()
-    from training import artifact
+    from training import artifact, gate, release, reporting
     from training import publish as publishing
 
     exported = publishing.latest_export(settings.state.exports)
     version = publishing.check_export(exported)
+    report = reporting.last_report(settings.state.training, version)
+    published = publishing.in_service(settings.state.models, user_weights=_user_weights_file(settings))
+    incumbent = None if published is None else published.version
+    verdict = gate.judge(report, candidate=version, incumbent=incumbent, errors=settings.training.gate_errors)
+    _show_verdict(verdict)
+    papers = release.papers(exported, report, verdict, override=override, now=datetime.now(UTC))
     model = artifact.load_user_weights(settings.state.training / "model")
     if model.version != version:
         typer.echo(
             f"note: the trained model is {model.version}; publishing {version} without new user weights", err=True
         )
-    directory = publishing.publish(exported, settings.state.models)
+    directory = publishing.publish(exported, settings.state.models, papers=papers)
     typer.echo(f"{directory}: published")
     if model.version == version:
-        path = settings.state.features / "user_weights.parquet"
+        path = _user_weights_file(settings)
         publishing.write_user_weights(
             path, user_ids=model.user_ids, weights=model.weights, version=version, now=datetime.now(UTC)
         )
         typer.echo(f"{path}: {len(model.user_ids)} users; next: `longtail features materialize`")
+
+
+def _user_weights_file(settings: Settings) -> Path:
+    from feature_repo.build import offline_file
+    from feature_repo.contract import USER_WEIGHTS
+
+    return offline_file(settings.state, USER_WEIGHTS)
 
 
 def _settings(context: typer.Context, config: Path | None) -> tuple[Settings, TrainingSettings]:
@@ -189,6 +221,23 @@ def _show(report: dict[str, Any]) -> None:
     for name, values in report["slices"]["all"]["scorers"].items():
         cells = [_cell(values[metric]) for metric in columns]
         table.add_row(name, *cells, _cell(tail[name]["ndcg"]) if name in tail else "–")
+    Console().print(table)
+
+
+def _show_verdict(verdict: Verdict) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    if verdict.incumbent is None:
+        typer.echo("nothing is in service yet: the gate has nothing to compare with")
+        return
+    table = Table(title=f"NDCG@10 per user, {verdict.candidate} less {verdict.incumbent}, which is in service")
+    for heading in ("segment", "users", str(verdict.candidate), str(verdict.incumbent), "difference", ""):
+        table.add_column(heading, justify="right" if heading not in ("segment", "") else "left")
+    for one in verdict.segments:
+        difference = _cell({"mean": one.difference, "error": one.error})
+        told = "regresses" if one in verdict.regressions else ""
+        table.add_row(one.name, str(one.users), f"{one.candidate:.4f}", f"{one.incumbent:.4f}", difference, told)
     Console().print(table)
 
 

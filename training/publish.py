@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import uuid
+from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import pyarrow.parquet as pq
 
 from feature_repo.errors import LongtailError
 from training import serving_contract
+from training.incumbent import Published
 from training.serving_contract import ASSETS, CONTRACT, SIGNATURES, WARMUP
 
 REQUIRED_FILES = ("saved_model.pb", "variables/variables.index", f"{ASSETS}/{CONTRACT}", f"{ASSETS}/{WARMUP}")
@@ -46,8 +48,20 @@ def check_export(directory: Path) -> int:
     return int(directory.name)
 
 
-def publish(exported: Path, models: Path) -> Path:
-    """Copies the export beside the models and renames it into place, so that a server never sees half of it."""
+def in_service(models: Path, *, user_weights: Path) -> Published | None:
+    """The version that TensorFlow Serving serves by default: the highest; None when nothing is published."""
+    versions = [int(path.name) for path in models.glob("*") if path.is_dir() and path.name.isdecimal()]
+    if not versions:
+        return None
+    version = max(versions)
+    return Published(version=version, directory=models / str(version), user_weights=user_weights)
+
+
+def publish(exported: Path, models: Path, *, papers: Mapping[str, str] | None = None) -> Path:
+    """Copies the export beside the models and renames it into place, so that a server never sees half of it.
+
+    `papers` (name → text) say why the version was released; they go into its `assets.extra`.
+    """
     version = check_export(exported)
     final = models / str(version)
     if final.exists():
@@ -59,6 +73,8 @@ def publish(exported: Path, models: Path) -> Path:
     draft = models / f".{version}.{uuid.uuid4().hex}"
     try:
         shutil.copytree(exported, draft)
+        for name, text in (papers or {}).items():
+            (draft / ASSETS / name).write_text(text)
         for path in (*draft.rglob("*"), draft):
             _sync(path)
         draft.rename(final)

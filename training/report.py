@@ -30,6 +30,7 @@ LABELS = {
     "ease": "EASE",
     "ease_recent": "EASE, recent first",
     "transitions": "what follows what",
+    "incumbent": "in service",
 }
 COLOURS = {
     "longtail": "#0f766e",
@@ -43,6 +44,7 @@ COLOURS = {
     "ease": "#d8b4fe",
     "ease_recent": "#9333ea",
     "transitions": "#db2777",
+    "incumbent": "#1e293b",
 }
 COLUMNS = {
     "ndcg": "NDCG@10",
@@ -134,11 +136,12 @@ def _learning_curve(report: Report) -> Figure:
 
 def _by_slice(slices: dict[str, Any], names: list[str]) -> Figure:
     figure, axes = _axes(7.2, 3.6)
-    width = 0.8 / len(LABELS)
-    for place, scorer in enumerate(LABELS):
+    asked = [scorer for scorer in LABELS if scorer in slices["all"]["scorers"]]
+    width = 0.8 / len(asked)
+    for place, scorer in enumerate(asked):
         values = [slices[name]["scorers"][scorer]["ndcg"] for name in names]
         axes.bar(
-            [index + (place - (len(LABELS) - 1) / 2) * width for index in range(len(names))],
+            [index + (place - (len(asked) - 1) / 2) * width for index in range(len(names))],
             [value["mean"] or 0.0 for value in values],
             width,
             yerr=[value["error"] or 0.0 for value in values],

@@ -11,8 +11,10 @@ import pandas as pd
 
 from training import artifact, report, workflow
 from training.assessment import MODEL, Assessment, report_of
+from training.gate import INCUMBENT
+from training.incumbent import Published
 from training.split import Question, SplitName
-from training.workflow import Progress, Run
+from training.workflow import MakeScorer, Progress, Run
 
 PER_USER = "per_user.parquet"
 
@@ -26,11 +28,29 @@ class Evaluation:
     page: Path
 
 
-def evaluate(run: Run, folder: Path, *, split: SplitName, k: int, resume: bool, progress: Progress) -> Evaluation:
-    """Measures and writes; the leave-one-out report lies in a folder of its own, so that the primary one stays."""
+def evaluate(
+    run: Run,
+    folder: Path,
+    *,
+    split: SplitName,
+    k: int,
+    resume: bool,
+    progress: Progress,
+    published: Published | None = None,
+) -> Evaluation:
+    """Measures and writes; the leave-one-out report lies in a folder of its own, so that the primary one stays.
+
+    The temporal split asks `published`, the version in service, the same question; the release gate reads both.
+    """
+    compared: dict[str, Any] = {}
     if split == "temporal":
         model = artifact.load(folder / workflow.MODEL_FOLDER)
-        question, assessment = workflow.evaluate(run, model, k=k)
+        also: dict[str, MakeScorer] = {}
+        if published is not None and published.version != model.version:
+            trouble = published.trouble(cut_us=model.window_us[1])
+            compared = {"version": published.version, "trouble": trouble}
+            also = {} if trouble else {INCUMBENT: published.scorer}
+        question, assessment = workflow.evaluate(run, model, k=k, also=also)
         curve, best_epoch, version, out = model.curve, model.best_epoch, model.version, folder
     else:
         question, assessment, learnt = workflow.evaluate_leave_one_out(
@@ -53,6 +73,7 @@ def evaluate(run: Run, folder: Path, *, split: SplitName, k: int, resume: bool, 
         "dormant_after_days": run.settings.dormant_after_days,
         "returning_after_days": run.settings.returning_after_days,
         "settings": run.settings.model_dump(mode="json"),
+        INCUMBENT: compared,
     } | report_of(assessment)
     _, page = report.write(described, out)
     per_user_frame(run, question, assessment).to_parquet(out / PER_USER, index=False)
@@ -66,13 +87,19 @@ def per_user_frame(run: Run, question: Question, assessment: Assessment) -> pd.D
     return pd.DataFrame({"user_id": users, **assessment.answers[MODEL].per_user, **slices})
 
 
+def last_report(folder: Path, version: int) -> dict[str, Any] | None:
+    """The report of a version; None when that version was not the last to be evaluated."""
+    try:
+        described: dict[str, Any] = json.loads((folder / "report.json").read_text())
+    except (OSError, ValueError):
+        return None
+    return described if described.get("version") == version else None
+
+
 def metrics_of(folder: Path, version: int) -> dict[str, Any]:
     """The model's own metrics by slice for its contract; empty when this version was not evaluated."""
-    try:
-        described = json.loads((folder / "report.json").read_text())
-    except (OSError, ValueError):
-        return {}
-    if described.get("version") != version:
+    described = last_report(folder, version)
+    if described is None:
         return {}
     return {
         name: {"users": values["users"]}

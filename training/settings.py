@@ -58,6 +58,10 @@ class TrainingSettings(BaseModel):
     dormant_after_days: float = Field(
         90.0, gt=0, description="The report's slice of dormant users: so long from the last event to the first target."
     )
+    # the release
+    gate_errors: float = Field(
+        2.0, gt=0, description="`publish` refuses a model that is worse in a segment by over so many standard errors."
+    )
     # the export
     retrieve_k: int = Field(200, ge=1, description="Items that `retrieve` gives, capped by the catalogue.")
     candidate_buckets: tuple[int, ...] = Field(

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 import pandas as pd
@@ -42,6 +43,10 @@ from training.split import Question, Split, split
 from training.vocabulary import FIRST_ROW
 
 MODEL_FOLDER = "model"
+
+MakeScorer = Callable[[Question, np.ndarray, np.ndarray], Scorer]
+"""(question, user features [moments, F], ids of the item rows from FIRST_ROW on) → who else is asked."""
+NOBODY: Final[Mapping[str, MakeScorer]] = {}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,8 +194,10 @@ def _as_trained(run: Run, learnt: Learnt, version: int) -> TrainedModel:
     )
 
 
-def evaluate(run: Run, model: TrainedModel, *, k: int = 10) -> tuple[Question, Assessment]:
-    """Asks the kept model the test question of the temporal split it was trained before."""
+def evaluate(
+    run: Run, model: TrainedModel, *, k: int = 10, also: Mapping[str, MakeScorer] = NOBODY
+) -> tuple[Question, Assessment]:
+    """Asks the kept model, and whoever is named in `also`, the test question of the split it was trained before."""
     question = split(run.log, "temporal", run.settings).test
     if question.cut_us != model.window_us[1]:
         raise LongtailError(
@@ -199,7 +206,7 @@ def evaluate(run: Run, model: TrainedModel, *, k: int = 10) -> tuple[Question, A
             "run `longtail train` again"
         )
     prepared = prepare(question.fit, question.cut_us)
-    return question, _assess(run, question, prepared, model.recommender, k)
+    return question, _assess(run, question, prepared, model.recommender, k=k, also=also)
 
 
 def evaluate_leave_one_out(
@@ -208,13 +215,23 @@ def evaluate_leave_one_out(
     """Fits a model of its own on the train part and asks it the test question."""
     made = split(run.log, "leave-one-out", run.settings)
     learnt = learn(run, made, folder / "leave-one-out", resume=resume, refit=False, progress=progress)
-    return made.test, _assess(run, made.test, learnt.prepared, learnt.recommender, k), learnt
+    return made.test, _assess(run, made.test, learnt.prepared, learnt.recommender, k=k), learnt
 
 
-def _assess(run: Run, question: Question, prepared: Preparation, recommender: Recommender, k: int) -> Assessment:
+def _assess(
+    run: Run,
+    question: Question,
+    prepared: Preparation,
+    recommender: Recommender,
+    *,
+    k: int,
+    also: Mapping[str, MakeScorer] = NOBODY,
+) -> Assessment:
     columns = run.user_columns(question.moments)
     model = model_scorer(recommender, question, prepared.tables, columns.features, prepared.popularity)
     own: dict[str, Scorer] = {MODEL: model, RETRIEVAL: RetrievalScorer(model=model)}
+    row_items = question.fit.item_ids[prepared.known_items]
+    own |= {name: make(question, columns.features, row_items) for name, make in also.items()}
     slope, offset = (float(value) for value in np.asarray(recommender.calibration))
     return assess(
         question,
