@@ -11,7 +11,6 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from functools import lru_cache
 from itertools import chain, repeat
 from pathlib import Path
 from typing import Any, Final
@@ -70,14 +69,14 @@ class SqliteOnline:
             found.setdefault(key, (time, {}))[1][feature] = value
         keys = [entity_key(view.entity, entity_id) for entity_id in entity_ids]
         return [
-            decoded_row(view, entity_id, _unix_s(found[key][0]), found[key][1]) if key in found else None
+            decoded_row(view, entity_id, event_unix_s(found[key][0]), found[key][1]) if key in found else None
             for entity_id, key in zip(entity_ids, keys, strict=True)
         ]
 
     def times(self, view: View, entity_ids: Sequence[str]) -> Int64s:
         times = dict(self._select(view, "max(event_ts)", entity_ids, " GROUP BY entity_key"))
         keys = [entity_key(view.entity, entity_id) for entity_id in entity_ids]
-        return np.array([_unix_s(times[key]) if key in times else 0 for key in keys], np.int64)
+        return np.array([event_unix_s(times[key]) if key in times else 0 for key in keys], np.int64)
 
     def erase(self, entity: str, entity_id: str) -> dict[str, int]:
         counts = {}
@@ -166,14 +165,14 @@ def _texts(batch: pa.RecordBatch, feature: Feature) -> Any:
 
 
 def _times(batch: pa.RecordBatch) -> list[int]:
-    return [_stored(unix_s) for unix_s in unix_seconds(batch).tolist()]
+    return [stored_time(unix_s) for unix_s in unix_seconds(batch).tolist()]
 
 
-@lru_cache(4096)  # all rows of a build have one time
-def _stored(unix_s: int) -> int:
+def stored_time(unix_s: int) -> int:
+    """What Feast keeps of an event time."""
     return int(datetime.fromtimestamp(unix_s, UTC).replace(tzinfo=None).timestamp())
 
 
-@lru_cache(4096)
-def _unix_s(stored: int) -> int:
+def event_unix_s(stored: int) -> int:
+    """The event time that Feast kept."""
     return int(datetime.fromtimestamp(stored).replace(tzinfo=UTC).timestamp())

@@ -22,6 +22,7 @@ from feast.protos.feast.types.Value_pb2 import Value
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from feature_repo.contract import FeatureValue
+from feature_repo.online_sqlite import event_unix_s
 from serving.gateway.domain import Row, Rows, UserId
 
 ENTITY_KEY_VERSION: Final = 3
@@ -96,7 +97,7 @@ class SqliteRows:
             found.setdefault((key, view), (time, []))[1].append((name, value))
         rows: dict[bytes, dict[str, Row]] = {key: {} for key in keys}
         for (key, view), (time, values) in found.items():
-            rows[key][view] = _row(values, float(time))  # whole seconds
+            rows[key][view] = _row(values, float(event_unix_s(time)))
         return [rows[entity_key(user_id)] for user_id in user_ids]
 
     def _open(self) -> sqlite3.Connection:

@@ -6,7 +6,8 @@ import asyncio
 import os
 import signal
 import sqlite3
-from collections.abc import AsyncIterator, Callable, Mapping
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -92,6 +93,23 @@ async def subject(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterat
     yield found
     assert isinstance(found.reader, FeastFeatures)
     found.reader.close()
+
+
+@pytest.fixture
+def far_east(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A machine whose clock on the wall is eight hours ahead of UTC."""
+    monkeypatch.setenv("TZ", "UTC-8")
+    time.tzset()
+    yield
+    monkeypatch.undo()
+    time.tzset()
+
+
+@pytest.mark.usefixtures("far_east")
+async def test_a_row_keeps_its_time_wherever_the_machine_stands(subject: Subject) -> None:
+    subject.write(USER_ACTIVITY, "u", {"events": 7})
+    rows = await subject.reader.read(UserId("u"), timeout_s=TIMEOUT_S)
+    assert rows["user_activity"].event_unix_s == EVENT_S
 
 
 async def test_what_was_written_is_read_by_name(subject: Subject) -> None:
