@@ -170,7 +170,8 @@ def _table(settings: Settings, state: str, user_id: str, answer: activation_pb2.
     for heading in ("#", "longtail shows", "value", "why", "popularity alone would show"):
         table.add_column(heading)
     for item, other in zip(answer.items, popular, strict=False):
-        why = " × ".join(f"{reason.term} {reason.term_value:.2f}^{reason.weight:.2f}" for reason in item.reasons)
+        telling = [reason for reason in item.reasons if reason.term_value**reason.weight != 1]
+        why = " × ".join(f"{reason.term} {reason.term_value:.2f}^{reason.weight:.2f}" for reason in telling)
         exploring = " (exploring)" if item.is_exploration else ""
         table.add_row(
             str(item.rank), titles.get(item.item_id, item.item_id) + exploring, f"{item.value:.3f}", why, other["title"]
