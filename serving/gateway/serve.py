@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import signal
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -13,7 +12,7 @@ from datetime import datetime
 from multiprocessing import get_context
 from typing import TYPE_CHECKING
 
-from feature_repo.decision_segments import close_segments
+from feature_repo.decision_segments import close_segments, work_aside
 from feature_repo.decisions import POLICIES
 from feature_repo.event_streams import open_sink
 from feature_repo.layout import StateDir
@@ -169,9 +168,7 @@ def _decisions(
     settings: GatewaySettings, state: StateDir, telemetry: Telemetry, stack: AsyncExitStack
 ) -> JsonlDecisionLog:
     """Segments are closed in a process of its own, started for each: it would hold up the loop for seconds."""
-    workers = ProcessPoolExecutor(
-        1, mp_context=get_context("spawn"), initializer=os.nice, initargs=(10,), max_tasks_per_child=1
-    )
+    workers = ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=work_aside, max_tasks_per_child=1)
     stack.callback(workers.shutdown, wait=False, cancel_futures=True)
 
     def close() -> None:

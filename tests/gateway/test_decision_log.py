@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,9 +19,21 @@ from serving.gateway.decision_log import JsonlDecisionLog
 from serving.gateway.domain import Experiment, ItemId, Query, RankedItem, Ranking, Source, User, UserId
 from serving.gateway.errors import Cause, DecisionLogError
 from serving.gateway.telemetry import Telemetry
-from tests.gateway.conftest import Start
+from tests.gateway.conftest import Start, until
 from tests.gateway.fakes import NOW_S, World, scored
 
+LEAVES_A_WORKER = """
+import os
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+
+from feature_repo.decision_segments import work_aside
+
+if __name__ == "__main__":
+    workers = ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=work_aside)
+    print(workers.submit(os.getpid).result(), flush=True)
+    os.kill(os.getpid(), 9)
+"""
 QUERY = Query(user_id=UserId("пользователь"), surface="home")
 
 
@@ -166,3 +181,13 @@ async def test_answers_stand_in_the_log_as_they_were_given(start: Start, world: 
     assert [item["propensity"] for item in line["items"]] == [item.propensity for item in answer.items]
     assert (line["state"], line["channel"], line["model_version"]) == ("new", "push", 7)
     assert line["policy_version"] == answer.policy_version
+
+
+async def test_a_gateway_that_is_killed_leaves_no_process_behind(tmp_path: Path) -> None:
+    script = tmp_path / "gateway.py"
+    script.write_text(LEAVES_A_WORKER)
+    command = [sys.executable, str(script)]
+    killed = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, timeout=60, check=False)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    worker = Path("/proc") / killed.stdout.strip()
+    await until(lambda: not worker.exists())
