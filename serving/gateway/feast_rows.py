@@ -20,12 +20,15 @@ from feast.infra.online_stores.helpers import _mmh3 as hash_of_field
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import Value
 from google.protobuf.timestamp_pb2 import Timestamp
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
 
 from feature_repo.contract import FeatureValue
 from feature_repo.online_sqlite import event_unix_s
 from serving.gateway.domain import Row, Rows, UserId
 
 ENTITY_KEY_VERSION: Final = 3
+RECONNECTIONS: Final = 1  # at once: a connection that lay idle may have been closed
 
 
 class StoredRows(Protocol):
@@ -42,6 +45,7 @@ class RedisRows:
     def __init__(self, store: FeatureStore, views: Sequence[Any]) -> None:
         self._config = store.config
         self._store: Any = store.provider.online_store
+        self._client: Any = None
         self._project = store.project.encode()
         self._views = [(view.name, [feature.name for feature in view.features]) for view in views]
         self._fields: list[bytes | str] = []
@@ -49,7 +53,7 @@ class RedisRows:
             self._fields += [*(hash_of_field(f"{view}:{name}") for name in names), f"_ts:{view}"]
 
     async def read(self, user_ids: Sequence[UserId]) -> list[Rows]:
-        client = await self._store._get_client_async(self._config.online_store)
+        client = await self._opened()
         async with client.pipeline(transaction=False) as pipeline:
             for user_id in user_ids:
                 pipeline.hmget(entity_key(user_id) + self._project, self._fields)
@@ -58,6 +62,14 @@ class RedisRows:
 
     def close(self) -> None:
         """The client is Feast's."""
+
+    async def _opened(self) -> Any:
+        """Feast's client, told not to wait between tries: by default it sleeps seconds before it says what is wrong."""
+        if self._client is None:
+            client = await self._store._get_client_async(self._config.online_store)
+            client.set_retry(Retry(NoBackoff(), RECONNECTIONS))
+            self._client = client
+        return self._client
 
     def _rows(self, values: Sequence[bytes | None]) -> Iterator[tuple[str, Row]]:
         """A view without a time has no row."""
