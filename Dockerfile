@@ -37,6 +37,7 @@ COPY cli /build/cli
 COPY feature_repo /build/feature_repo
 COPY loadtest /build/loadtest
 COPY outcomes /build/outcomes
+COPY console /build/console
 COPY protos /build/protos
 COPY serving /build/serving
 COPY training /build/training

@@ -8,7 +8,21 @@ from typing import Annotated
 
 import typer
 
-from cli import data, demo, features, feedback, gateway, loadtest, model_server, outcomes, report, returns, training, up
+from cli import (
+    console,
+    data,
+    demo,
+    features,
+    feedback,
+    gateway,
+    loadtest,
+    model_server,
+    outcomes,
+    report,
+    returns,
+    training,
+    up,
+)
 from cli import settings as settings_module
 from feature_repo.errors import LongtailError
 
@@ -33,7 +47,22 @@ def configure(
     context.obj = settings_module.load({} if state_dir is None else {"state_dir": state_dir})
 
 
-for group in (demo, up, data, features, training, returns, model_server, gateway, feedback, outcomes, report, loadtest):
+GROUPS = (
+    demo,
+    up,
+    data,
+    features,
+    training,
+    returns,
+    model_server,
+    gateway,
+    feedback,
+    outcomes,
+    report,
+    loadtest,
+    console,
+)
+for group in GROUPS:
     group.register(app)
 
 

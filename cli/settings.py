@@ -15,6 +15,7 @@ from typing import Any
 from pydantic import BaseModel, Field, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
+from console.settings import ConsoleSettings
 from feature_repo.errors import LongtailError
 from feature_repo.layout import StateDir
 from feature_repo.settings import FeatureSettings
@@ -36,6 +37,7 @@ class Settings(BaseSettings):
     training: TrainingSettings = TrainingSettings()
     gateway: GatewaySettings = GatewaySettings()
     client: ClientSettings = ClientSettings()
+    console: ConsoleSettings = ConsoleSettings()
 
     @property
     def state(self) -> StateDir:

@@ -41,8 +41,11 @@ class Status:
 class Client:
     """Calls one gateway. Every failure is a ClientError that says what to do."""
 
-    def __init__(self, address: str, *, credentials: ClientCredentials = PLAINTEXT) -> None:
+    def __init__(
+        self, address: str, *, credentials: ClientCredentials = PLAINTEXT, surface: str = "command_line"
+    ) -> None:
         self._address = address
+        self._surface = surface
         self._credentials = credentials
         self._channel = credentials.channel(address)
         self._activation = activation_pb2_grpc.ActivationServiceStub(self._channel)
@@ -59,14 +62,14 @@ class Client:
         self, user_id: str, *, items: Sequence[str] = (), limit: int = 10, explain: bool = False
     ) -> pb.RankItemsResponse:
         request = pb.RankItemsRequest(
-            user_id=user_id, candidate_item_ids=items, limit=limit, explain=explain, surface="command_line"
+            user_id=user_id, candidate_item_ids=items, limit=limit, explain=explain, surface=self._surface
         )
         response: pb.RankItemsResponse = self._ask(self._activation.RankItems, request)
         return response
 
     def rank_many(self, user_ids: Iterable[str], *, limit: int = 10) -> Iterator[pb.RankItemsResponse]:
         """One answer per user, in order, over one stream; `error` is set where a user could not be ranked."""
-        requests = (pb.RankItemsRequest(user_id=user_id, limit=limit, surface="command_line") for user_id in user_ids)
+        requests = (pb.RankItemsRequest(user_id=user_id, limit=limit, surface=self._surface) for user_id in user_ids)
         try:
             yield from self._activation.BatchRankItems(requests)
         except grpc.RpcError as error:
@@ -83,7 +86,7 @@ class Client:
             event_type=event_type,
             event_time=None if time is None else _timestamp(time),
             value=value,
-            surface="command_line",
+            surface=self._surface,
         )
         request = feedback_pb2.RecordEventsRequest(events=[event])
         response: feedback_pb2.RecordEventsResponse = self._ask(self._feedback.RecordEvents, request)

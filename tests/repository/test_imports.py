@@ -15,7 +15,8 @@ ALLOWED: dict[str, set[str]] = {
     "serving": {"feature_repo", "longtail"},
     "loadtest": {"longtail"},
     "outcomes": {"feature_repo", "longtail"},
-    "cli": {"feature_repo", "training", "serving", "loadtest", "outcomes", "longtail"},
+    "console": {"feature_repo", "serving", "longtail"},
+    "cli": {"feature_repo", "training", "serving", "loadtest", "outcomes", "console", "longtail"},
 }
 OURS = {*ALLOWED, "longtail", "tests", "protos"}
 TENSORFLOW = {"tensorflow", "keras", "tensorflow_serving"}
