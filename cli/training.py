@@ -15,6 +15,7 @@ from cli.settings import Settings
 
 if TYPE_CHECKING:
     from training.gate import Verdict
+    from training.model_config import ModelConfig
     from training.settings import TrainingSettings
 
 
@@ -101,7 +102,9 @@ def evaluate(
             k=max(k, 10),
             resume=resume,
             progress=progress,
-            published=publishing.in_service(settings.state.models, user_weights=_user_weights_file(settings)),
+            published=publishing.in_service(
+                settings.state.models, user_weights=user_weights_file(settings), stable=stable_version(settings)
+            ),
         )
     _show(result.report)
     if topk is not None:
@@ -149,33 +152,61 @@ def publish(
     """
     settings: Settings = context.obj
     _quiet()
-    from training import artifact, gate, release, reporting
+    from training import gate, release, reporting
     from training import publish as publishing
 
     exported = publishing.latest_export(settings.state.exports)
     version = publishing.check_export(exported)
     report = reporting.last_report(settings.state.training, version)
-    published = publishing.in_service(settings.state.models, user_weights=_user_weights_file(settings))
+    stable = stable_version(settings)
+    published = publishing.in_service(settings.state.models, user_weights=user_weights_file(settings), stable=stable)
     incumbent = None if published is None else published.version
     verdict = gate.judge(report, candidate=version, incumbent=incumbent, errors=settings.training.gate_errors)
     _show_verdict(verdict)
     papers = release.papers(exported, report, verdict, override=override, now=datetime.now(UTC))
-    model = artifact.load_user_weights(settings.state.training / "model")
-    if model.version != version:
-        typer.echo(
-            f"note: the trained model is {model.version}; publishing {version} without new user weights", err=True
-        )
     directory = publishing.publish(exported, settings.state.models, papers=papers)
     typer.echo(f"{directory}: published")
-    if model.version == version:
-        path = _user_weights_file(settings)
-        publishing.write_user_weights(
-            path, user_ids=model.user_ids, weights=model.weights, version=version, now=datetime.now(UTC)
-        )
-        typer.echo(f"{path}: {len(model.user_ids)} users; next: `longtail features materialize`")
+    if stable is not None:
+        typer.echo(f"the server loads labelled versions only; next: `longtail label canary {version}`")
+        return
+    write_user_weights(settings, version)
 
 
-def _user_weights_file(settings: Settings) -> Path:
+def write_user_weights(settings: Settings, version: int) -> None:
+    """Of the trained model, when it is this version; the view keeps those of one version."""
+    from training import artifact
+    from training import publish as publishing
+
+    model = artifact.load_user_weights(settings.state.training / "model")
+    if model.version != version:
+        typer.echo(f"note: the trained model is {model.version}; {version} answers without new user weights", err=True)
+        return
+    path = user_weights_file(settings)
+    publishing.write_user_weights(
+        path, user_ids=model.user_ids, weights=model.weights, version=version, now=datetime.now(UTC)
+    )
+    typer.echo(f"{path}: {len(model.user_ids)} users; next: `longtail features materialize`")
+
+
+def model_config(settings: Settings) -> ModelConfig | None:
+    """The model server's file of versions and labels, where one is set."""
+    from training.model_config import ModelConfig
+
+    path = settings.training.model_config_file
+    if path is None:
+        return None
+    return ModelConfig(path=path, model=settings.gateway.model_name, base_path=settings.state.models)
+
+
+def stable_version(settings: Settings) -> int | None:
+    """The version labelled stable; None where labels are not used."""
+    from training.model_config import STABLE
+
+    config = model_config(settings)
+    return None if config is None else config.labels().get(STABLE)
+
+
+def user_weights_file(settings: Settings) -> Path:
     from feature_repo.build import offline_file
     from feature_repo.contract import USER_WEIGHTS
 

@@ -44,13 +44,7 @@ def parts(settings: Settings) -> tuple[Part, Part]:
     # -P: a folder named `training` or `serving` where the user stands must not be taken for ours
     longtail = (sys.executable, "-P", "-m", "cli.main", "--state-dir", str(settings.state_dir))
     host, _, port = settings.gateway.model_server.rpartition(":")
-    serve = (
-        "model-server",
-        f"--host={host}",
-        f"--port={port}",
-        "--rest_api_port=0",
-        f"--model_name={settings.gateway.model_name}",
-    )
+    serve = ("model-server", f"--host={host}", f"--port={port}", "--rest_api_port=0", *_models(settings))
     gateway = {
         f"{PREFIX}GATEWAY__{name.upper()}": str(getattr(settings.gateway, name))
         for name in ("address", "model_server", "metrics_address")
@@ -64,6 +58,18 @@ def parts(settings: Settings) -> tuple[Part, Part]:
             target=settings.gateway.address,
             says="gateway ready at",  # its health may be behind TLS that trusts no one here
         ),
+    )
+
+
+def _models(settings: Settings) -> tuple[str, ...]:
+    """The labelled versions where there are labels, else the newest."""
+    file = settings.training.model_config_file
+    if file is None or not file.exists():
+        return (f"--model_name={settings.gateway.model_name}",)
+    return (
+        f"--model_config_file={file}",
+        "--model_config_file_poll_wait_seconds=1",
+        "--allow_version_labels_for_unavailable_models",  # all are loaded before the port opens
     )
 
 

@@ -48,12 +48,14 @@ def check_export(directory: Path) -> int:
     return int(directory.name)
 
 
-def in_service(models: Path, *, user_weights: Path) -> Published | None:
-    """The version that TensorFlow Serving serves by default: the highest; None when nothing is published."""
+def in_service(models: Path, *, user_weights: Path, stable: int | None = None) -> Published | None:
+    """The version that answers: the one labelled stable, else the highest; None when nothing is published."""
     versions = [int(path.name) for path in models.glob("*") if path.is_dir() and path.name.isdecimal()]
     if not versions:
         return None
-    version = max(versions)
+    version = max(versions) if stable is None else stable
+    if version not in versions:
+        raise LongtailError(f"version {version} is labelled stable, and is not in {models}; label one that is there")
     return Published(version=version, directory=models / str(version), user_weights=user_weights)
 
 

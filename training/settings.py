@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -61,6 +62,9 @@ class TrainingSettings(BaseModel):
     # the release
     gate_errors: float = Field(
         2.0, gt=0, description="`publish` refuses a model that is worse in a segment by over so many standard errors."
+    )
+    model_config_file: Path | None = Field(
+        None, description="The model server's --model_config_file; `longtail label` keeps versions and labels in it."
     )
     # the export
     retrieve_k: int = Field(200, ge=1, description="Items that `retrieve` gives, capped by the catalogue.")

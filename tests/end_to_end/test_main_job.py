@@ -48,6 +48,10 @@ class Installation:
         assert (done.returncode != 0) == fails, f"{arguments}\n{done.stdout}\n{done.stderr}"
         return done.stdout + done.stderr
 
+    def versions(self) -> list[int]:
+        """Those that are published, the newest last."""
+        return sorted(int(path.name) for path in (self.state_dir / "models/longtail").iterdir())
+
 
 @pytest.fixture(scope="module")
 def installation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
@@ -61,8 +65,10 @@ def installation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installat
             "LONGTAIL_GATEWAY__ADDRESS": gateway,
             "LONGTAIL_GATEWAY__MODEL_SERVER": model_server,
             "LONGTAIL_GATEWAY__METRICS_ADDRESS": "",
+            "LONGTAIL_GATEWAY__MODEL_VERSION_LABEL": "stable",
             "LONGTAIL_TRAINING__EMBEDDING_SIZE": "16",
             "LONGTAIL_TRAINING__MAX_EPOCHS": "4",
+            "LONGTAIL_TRAINING__MODEL_CONFIG_FILE": str(directory / "models.config"),
         }
         new = Installation(state_dir=directory, environ=environ, gateway=gateway, import_says="")
         orders, products = write_log(directory, now=datetime.now(UTC))
@@ -73,6 +79,7 @@ def installation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installat
         )  # fmt: skip
         for step in ("features build", "features apply", "train", "evaluate", "export", "publish"):
             new.longtail(*step.split())
+        new.longtail("label", "stable", str(new.versions()[-1]), "--offline")
         new.longtail("features", "materialize")
         new.longtail("features", "check")
         yield Installation(state_dir=directory, environ=environ, gateway=gateway, import_says=says)
@@ -121,9 +128,8 @@ def test_a_ranking_uses_the_published_model_in_full(
     installation: Installation, activation: activation_pb2_grpc.ActivationServiceStub
 ) -> None:
     answer = rank(activation, "customer-1", explain=True)
-    published = {int(path.name) for path in (installation.state_dir / "models/longtail").iterdir()}
     assert (answer.degraded, answer.decision) == (False, activation_pb2.DECISION_SHOW), answer
-    assert {answer.model.version} == published
+    assert [answer.model.version] == installation.versions()
     assert all(0 < item.score < 1 and item.reasons for item in answer.items)
     assert [item.rank for item in answer.items] == list(range(1, len(answer.items) + 1))
 
@@ -181,7 +187,7 @@ def test_weights_of_another_version_count_for_nothing_over_the_wire(
 ) -> None:
     assert channel
     models = installation.state_dir / "models" / "longtail"
-    version = max(int(path.name) for path in models.iterdir())
+    version = installation.versions()[-1]
 
     async def scores() -> list[list[float]]:
         contracts = Contracts(path=None, models=models)
@@ -226,6 +232,24 @@ def test_the_build_takes_what_was_recorded(installation: Installation, channel: 
     installation.longtail("record", "--user", "customer-2", "--item", "sku-1-1", "--type", "click")
     says = installation.longtail("features", "build")
     assert "user_behavior: 61 rows" in says or "user_behavior: 62 rows" in says, says
+
+
+def test_a_retraining_puts_a_canary_beside_the_stable_version_which_then_takes_over(
+    installation: Installation, activation: activation_pb2_grpc.ActivationServiceStub
+) -> None:
+    config = installation.state_dir / "models.config"
+    before = installation.versions()
+    assert "nothing to do" in installation.longtail("retrain", "--min-events", "100000")
+    says = installation.longtail("retrain", "--min-events", "1", "--label", "canary")
+    assert "events since" in says
+    *old, new = installation.versions()
+    assert old == before
+    assert f"canary is {new}" in says
+    assert rank(activation, "customer-1").model.version == old[-1]
+    installation.longtail("label", "stable", str(new))
+    after = _until(lambda: rank(activation, "customer-1"), lambda answer: answer.model.version == new)
+    assert not after.degraded
+    assert "canary" not in config.read_text()
 
 
 def _until(
