@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from feature_repo.errors import LongtailError
-from training.model import ModelShape, Recommender, build
+from training.model import Recommender, build
+from training.shape import ModelShape
 from training.vocabulary import FIRST_ROW, UNKNOWN
 
 FORMAT = 1

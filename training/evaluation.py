@@ -13,7 +13,7 @@ from training.split import Question
 from training.vocabulary import FIRST_ROW, PADDING
 
 K = 10
-CELLS_PER_CHUNK = 400_000  # users × items that are scored at once
+CELLS_PER_CHUNK = 4_000_000  # users × items that are scored at once
 
 PerUser = dict[str, np.ndarray]  # metric → float64 [users]
 

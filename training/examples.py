@@ -149,13 +149,16 @@ class Sampler:
     def candidates(self, moments: Moments, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         """Item rows and labels [moments, positives + negatives]: 1 target, 0 negative, −1 neither."""
         targets = self.targets(moments, rng)
-        shape = (len(moments), self.sampling.negatives)
-        drawn = np.searchsorted(self.cumulative, rng.random(shape), side="right").astype(np.int64)
-        drawn = np.minimum(drawn, self.num_items + FIRST_ROW - 1)
+        drawn = self.draw((len(moments), self.sampling.negatives), rng)
         collides = (drawn[:, :, None] == targets[:, None, :]).any(axis=2)
         items = np.concatenate([targets, drawn], axis=1).astype(np.int32)
         labels = np.concatenate([np.where(targets > 0, 1, -1), np.where(collides, -1, 0)], axis=1)
         return items, labels.astype(np.float32)
+
+    def draw(self, shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
+        """Item rows by their probability as a negative."""
+        drawn = np.searchsorted(self.cumulative, rng.random(shape), side="right").astype(np.int64)
+        return np.minimum(drawn, self.num_items + FIRST_ROW - 1)
 
 
 def make_sampler(log: Engagements, tables: Tables, num_items: int, sampling: Sampling) -> Sampler:

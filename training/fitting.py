@@ -14,9 +14,11 @@ from feature_repo.errors import LongtailError
 from training.checkpoint import Checkpoint, Checkpoints
 from training.engagements import Engagements
 from training.examples import Examples, Sampling, Tables, make_sampler, sample_moments
-from training.model import ModelShape, Recommender, build
+from training.model import Objective, Recommender, build
 from training.popularity import DAY_US, PopularityTable, popularity_table
+from training.sequences import PackedRows, SequenceExamples
 from training.settings import TrainingSettings
+from training.shape import ModelShape
 from training.vocabulary import FIRST_ROW, UNKNOWN
 
 LEAST_BATCH = 16
@@ -59,7 +61,17 @@ def prepare(fit: Engagements, cut_us: int) -> Preparation:
     )
 
 
-def make_examples(prepared: Preparation, user_features: UserFeatures, settings: TrainingSettings) -> Examples:
+AnyExamples = Examples | SequenceExamples
+
+
+def make_examples(prepared: Preparation, user_features: UserFeatures, settings: TrainingSettings) -> AnyExamples:
+    """What the encoder learns from: moments, or whole sequences."""
+    if settings.encoder == "attention":
+        return _moments(prepared, user_features, settings)
+    return _sequences(prepared, user_features, settings)
+
+
+def _moments(prepared: Preparation, user_features: UserFeatures, settings: TrainingSettings) -> Examples:
     """Moments of the log with their features; raises LongtailError where no user has a next item."""
     fit = prepared.fit
     rng = np.random.default_rng([settings.seed, 0])
@@ -85,6 +97,32 @@ def make_examples(prepared: Preparation, user_features: UserFeatures, settings: 
     )
 
 
+def _sequences(prepared: Preparation, user_features: UserFeatures, settings: TrainingSettings) -> SequenceExamples:
+    """The log as sequences; what is asked for are a user's first meetings of items."""
+    fit = prepared.fit
+    sampling = Sampling(
+        positives=1,
+        negatives=settings.negatives,
+        popularity_share=settings.shared_popularity_share,
+        horizon=1,
+    )
+    weight = fit.first_of_each_item().astype(np.float32)
+    if settings.half_life_days > 0:
+        weight *= 2.0 ** (-(prepared.cut_us - fit.time_us) / DAY_US / settings.half_life_days)
+    return SequenceExamples(
+        log=fit,
+        tables=prepared.tables,
+        sampler=make_sampler(fit, prepared.tables, len(prepared.known_items), sampling),
+        user_features=user_features(fit.user, fit.time_us),
+        popularity=prepared.popularity,
+        weight=(weight / weight.mean()).astype(np.float32),
+        history_length=settings.history_length,
+        user_dropout=settings.user_dropout,
+        shared_negatives=settings.shared_negatives,
+        mask_share=settings.mask_share if settings.encoder == "bert" else 0.0,
+    )
+
+
 def _weights(
     prepared: Preparation, is_return: np.ndarray, as_of_us: np.ndarray, settings: TrainingSettings
 ) -> np.ndarray:
@@ -96,7 +134,9 @@ def _weights(
     return share
 
 
-def new_recommender(prepared: Preparation, examples: Examples, settings: TrainingSettings, epochs: int) -> Recommender:
+def new_recommender(
+    prepared: Preparation, examples: AnyExamples, settings: TrainingSettings, epochs: int
+) -> Recommender:
     """Untrained and compiled; the learning rate is warmed up over a tenth of the epochs and cooled to 0 by the last."""
     keras.utils.set_random_seed(settings.seed)
     recommender = build(
@@ -104,13 +144,18 @@ def new_recommender(prepared: Preparation, examples: Examples, settings: Trainin
             num_users=len(prepared.fit.user_ids),
             num_items=len(prepared.known_items),
             num_event_types=len(prepared.fit.event_types),
+            encoder=settings.encoder,
             embedding_size=settings.embedding_size,
+            sequence_heads=settings.sequence_heads,
             num_heads=settings.num_heads,
             num_blocks=settings.num_blocks,
             history_length=settings.history_length,
             dropout=settings.dropout,
             user_prior=settings.user_prior,
         )
+    )
+    recommender.objective = Objective(
+        loss=settings.loss, gbce_calibration=settings.gbce_calibration, head_weight=settings.head_weight
     )
     known = np.where(np.isfinite(examples.user_features), examples.user_features, np.nan)
     has_any = np.isfinite(known).any(axis=0)
@@ -119,7 +164,7 @@ def new_recommender(prepared: Preparation, examples: Examples, settings: Trainin
     deviation[has_any] = np.nanstd(known[:, has_any], axis=0) + 1e-3
     recommender.encoder.normalise.mean.assign(mean)
     recommender.encoder.normalise.deviation.assign(deviation)
-    steps = epochs * math.ceil(len(examples.moments) / batch_size(len(examples.moments), settings))
+    steps = epochs * len(make_batches(examples, settings))
     warmup = max(1, steps // 10)
     rate = keras.optimizers.schedules.CosineDecay(
         0.0, max(1, steps - warmup), warmup_target=settings.learning_rate, warmup_steps=warmup
@@ -135,6 +180,13 @@ def batch_size(moments: int, settings: TrainingSettings) -> int:
     (128, 16)
     """
     return min(settings.batch_size, max(LEAST_BATCH, moments // LEAST_STEPS))
+
+
+def make_batches(examples: AnyExamples, settings: TrainingSettings, first_epoch: int = 0) -> keras.utils.PyDataset:
+    """Streams batches of what the encoder learns from."""
+    if isinstance(examples, Examples):
+        return Batches(examples, settings, first_epoch)
+    return PackedBatches(examples, settings, first_epoch)
 
 
 class Batches(keras.utils.PyDataset):  # type: ignore[misc]  # the library ships no types
@@ -160,6 +212,41 @@ class Batches(keras.utils.PyDataset):  # type: ignore[misc]  # the library ships
     def on_epoch_end(self) -> None:
         self._epoch += 1
         self._shuffle()
+
+
+class PackedBatches(keras.utils.PyDataset):  # type: ignore[misc]  # the library ships no types
+    """The same of sequences: each epoch is packed anew, and all batches of a run have one shape."""
+
+    def __init__(self, examples: SequenceExamples, settings: TrainingSettings, first_epoch: int = 0) -> None:
+        super().__init__()
+        self._examples, self._settings, self._epoch = examples, settings, first_epoch
+        self._rows = self._packed()
+        self._size = batch_rows(len(self._rows), settings)
+        self._batches = math.ceil(len(self._rows) / self._size)  # of every epoch, though its rows may be one more
+
+    def _packed(self) -> PackedRows:
+        return self._examples.pack(np.random.default_rng([self._settings.seed, 1, self._epoch]))
+
+    def __len__(self) -> int:
+        return self._batches
+
+    def __getitem__(self, index: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
+        order = np.random.default_rng([self._settings.seed, 3, self._epoch]).permutation(len(self._rows))
+        rows = np.sort(order[index * self._size : (index + 1) * self._size])
+        return self._rows.batch(rows, self._size, np.random.default_rng([self._settings.seed, 2, self._epoch, index]))
+
+    def on_epoch_end(self) -> None:
+        self._epoch += 1
+        self._rows = self._packed()
+
+
+def batch_rows(rows: int, settings: TrainingSettings) -> int:
+    """As set, or fewer for a small log.
+
+    >>> batch_rows(10_000, TrainingSettings(batch_rows=32)), batch_rows(90, TrainingSettings(batch_rows=32))
+    (32, 2)
+    """
+    return min(settings.batch_rows, max(2, rows // LEAST_STEPS))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,7 +276,7 @@ OnStep = Callable[[int, int], None]  # (steps done, steps in all)
 
 def fit(
     recommender: Recommender,
-    examples: Examples,
+    examples: AnyExamples,
     settings: TrainingSettings,
     *,
     epochs: int,
@@ -214,7 +301,7 @@ def fit(
         epochs=epochs,
     )
     if not state.stopped and state.done_epochs < epochs:
-        batches = Batches(examples, settings, first_epoch=state.done_epochs)
+        batches = make_batches(examples, settings, first_epoch=state.done_epochs)
         recommender.fit(
             batches, initial_epoch=state.done_epochs, epochs=epochs, verbose=0, shuffle=False, callbacks=[watch]
         )

@@ -3,159 +3,44 @@
 The candidate h_i is the newest position of the sequence. The history is encoded once per user; each candidate then
 attends to [itself; history] and to nothing else, so that a score does not depend on what else is ranked.
 
-    H   = Encoder([context; history])                      # [batch, 1 + history, width]; context is the user's features
-    e_u = H at the context position                        # [batch, width]; what `encode_user` gives
+    H, e_u = Encoder(history, features of the user)         # [batch, 1 + history, width], [batch, width]
     a_i = MultiHeadAttention(Q = h_i, K = V = [h_i; H])     # [batch, candidates, width]
     z_i = a_i + h_i ⊙ e_u                                   # the residual carries h_i as this user sees it
     c_ui = bias_i + g(e_u)ᵀ popularity_i                    # how much of the item's popularity this user follows
     r̂   = σ((W_0 + δ_u)ᵀ z_i + b_0 + b_u + c_ui)
 
+The encoder is one of a family (`training.encoders`); the head, W_u and the item terms are the same for each.
 `retrieve` ranks the whole catalogue by e_uᵀ h_i + c_ui, the part of the score that needs no attention per candidate.
 Only `keras.ops` is used: it runs on every Keras backend.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
-
-os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 
 import keras
 import numpy as np
 from keras import ops
 
-from feature_repo.contract import HISTORY_LENGTH, MODEL_USER_FEATURES
+from training.blocks import CandidateAttention
+from training.encoders import Encoded, make_encoder
+from training.losses import candidate_losses, gbce, softmax_against, weighted_mean, without_own
 from training.popularity import POPULARITY_FEATURES
-from training.vocabulary import FIRST_ROW, PADDING
-
-AGE_BUCKETS = 40  # powers of two of seconds; 2⁴⁰ s is beyond any log
+from training.shape import ModelShape
+from training.vocabulary import FIRST_ROW
 
 Tensors = Mapping[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelShape:
-    """Everything that decides the model's parameters, so that a checkpoint can be rebuilt from it."""
+class Objective:
+    """What a sequence model minimises besides the head's losses."""
 
-    num_users: int
-    num_items: int
-    num_event_types: int = 1
-    embedding_size: int = 64
-    num_heads: int = 8
-    num_blocks: int = 1
-    history_length: int = HISTORY_LENGTH
-    num_user_features: int = len(MODEL_USER_FEATURES)
-    dropout: float = 0.1
-    user_prior: float = 1.0
-
-
-class HistoryEncoder(keras.layers.Layer):  # type: ignore[misc]  # the library ships no types
-    """The user's past as tokens: a context token of the user's features, then the history, newest first."""
-
-    def __init__(self, shape: ModelShape, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        width = shape.embedding_size
-        self.event_type = keras.layers.Embedding(shape.num_event_types + FIRST_ROW, width, name="event_type")
-        self.position = keras.layers.Embedding(shape.history_length, width, name="position")
-        self.age = keras.layers.Embedding(AGE_BUCKETS, width, name="age")
-        self.normalise = UserFeatureNormalisation(shape.num_user_features, name="normalise")
-        self.context = keras.layers.Dense(width, name="context")
-        self.dropout = keras.layers.Dropout(shape.dropout, name="dropout")
-        self.blocks = [EncoderBlock(shape, name=f"block_{index}") for index in range(shape.num_blocks)]
-        self.norm = keras.layers.LayerNormalization(name="norm")
-
-    def call(self, inputs: Tensors, item_vectors: Any, training: bool = False) -> tuple[Any, Any]:
-        """Gives the tokens [batch, 1 + history, width] and is_token [batch, 1 + history]."""
-        is_item = ops.not_equal(inputs["history_items"], PADDING)  # [batch, history]
-        age_s = ops.maximum(inputs["history_age_s"], 0.0)
-        bucket = ops.cast(ops.minimum(ops.log2(1.0 + age_s), AGE_BUCKETS - 1.0), "int32")
-        history = (
-            item_vectors
-            + self.event_type(inputs["history_types"])
-            + self.age(bucket)
-            + self.position(ops.arange(ops.shape(is_item)[1]))
-        )  # [batch, history, width]
-        context = self.context(self.normalise(inputs["user_features"]))[:, None, :]  # [batch, 1, width]
-        tokens = self.dropout(ops.concatenate([context, history], axis=1), training=training)
-        is_token = ops.concatenate([ops.ones_like(is_item[:, :1]), is_item], axis=1)  # [batch, 1 + history]
-        for block in self.blocks:
-            tokens = block(tokens, is_token, training=training)
-        return self.norm(tokens), is_token
-
-
-class UserFeatureNormalisation(keras.layers.Layer):  # type: ignore[misc]  # the library ships no types
-    """(x − mean) / deviation with the training data's statistics; a missing value becomes 0 and sets its flag."""
-
-    def __init__(self, num_features: int, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.mean = self.add_weight(shape=(num_features,), initializer="zeros", trainable=False, name="mean")
-        self.deviation = self.add_weight(shape=(num_features,), initializer="ones", trainable=False, name="deviation")
-
-    def call(self, features: Any) -> Any:
-        """[batch, F] with NaN for missing → [batch, 2F]."""
-        is_missing = ops.logical_not(ops.isfinite(features))
-        scaled = ops.where(is_missing, 0.0, (features - self.mean) / self.deviation)
-        return ops.concatenate([ops.clip(scaled, -5.0, 5.0), ops.cast(is_missing, scaled.dtype)], axis=-1)
-
-
-class EncoderBlock(keras.layers.Layer):  # type: ignore[misc]  # the library ships no types
-    """Self-attention over the history and a feed-forward layer, each normalised before and added after."""
-
-    def __init__(self, shape: ModelShape, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        width = shape.embedding_size
-        self.attention_norm = keras.layers.LayerNormalization(name="attention_norm")
-        self.attention = keras.layers.MultiHeadAttention(
-            shape.num_heads, max(1, width // shape.num_heads), dropout=shape.dropout, name="attention"
-        )
-        self.feed_norm = keras.layers.LayerNormalization(name="feed_norm")
-        self.expand = keras.layers.Dense(2 * width, activation="gelu", name="expand")
-        self.contract = keras.layers.Dense(width, name="contract")
-        self.dropout = keras.layers.Dropout(shape.dropout, name="dropout")
-
-    def call(self, tokens: Any, is_token: Any, training: bool = False) -> Any:
-        normed = self.attention_norm(tokens)
-        attended = self.attention(normed, normed, attention_mask=is_token[:, None, :], training=training)
-        tokens = tokens + self.dropout(attended, training=training)
-        fed = self.contract(self.expand(self.feed_norm(tokens)))
-        return tokens + self.dropout(fed, training=training)
-
-
-class CandidateAttention(keras.layers.Layer):  # type: ignore[misc]  # the library ships no types
-    """Multi-head attention of each candidate over [itself; history]; candidates never see each other."""
-
-    def __init__(self, shape: ModelShape, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        width = shape.embedding_size
-        self.heads, self.head_width = shape.num_heads, max(1, width // shape.num_heads)
-        inner = self.heads * self.head_width
-        self.norm = keras.layers.LayerNormalization(name="norm")
-        self.query = keras.layers.Dense(inner, name="query")
-        self.key = keras.layers.Dense(inner, name="key")
-        self.value = keras.layers.Dense(inner, name="value")
-        self.output_projection = keras.layers.Dense(width, name="output_projection")
-
-    def call(self, candidates: Any, history: Any, is_token: Any) -> Any:
-        """candidates [batch, candidates, width], history [batch, tokens, width] → [batch, candidates, width]."""
-        candidates = self.norm(candidates)
-        query = self._split(self.query(candidates)) / self.head_width**0.5  # [batch, candidates, heads, head]
-        own_key, own_value = self._split(self.key(candidates)), self._split(self.value(candidates))
-        key, value = self._split(self.key(history)), self._split(self.value(history))  # [batch, tokens, heads, head]
-        own = ops.sum(query * own_key, axis=-1)[..., None]  # [batch, candidates, heads, 1]
-        past = ops.einsum("bnhd,bthd->bnht", query, key)  # [batch, candidates, heads, tokens]
-        past = ops.where(is_token[:, None, None, :], past, -1e9)
-        weights = ops.softmax(ops.concatenate([own, past], axis=-1), axis=-1)
-        attended = weights[..., :1] * own_value + ops.einsum("bnht,bthd->bnhd", weights[..., 1:], value)
-        return self.output_projection(self._merge(attended))
-
-    def _split(self, vectors: Any) -> Any:
-        return ops.reshape(vectors, (-1, ops.shape(vectors)[1], self.heads, self.head_width))
-
-    def _merge(self, heads: Any) -> Any:
-        return ops.reshape(heads, (-1, ops.shape(heads)[1], self.heads * self.head_width))
+    loss: str = "softmax"  # or "gbce"
+    gbce_calibration: float = 0.75
+    head_weight: float = 1.0
 
 
 class Recommender(keras.Model):  # type: ignore[misc]  # the library ships no types
@@ -169,18 +54,29 @@ class Recommender(keras.Model):  # type: ignore[misc]  # the library ships no ty
     def __init__(self, shape: ModelShape, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.model_shape = shape
+        self.objective = Objective()
         width = shape.embedding_size
-        self.items = keras.layers.Embedding(shape.num_items + FIRST_ROW, width, name="items")
+        is_sequence = shape.encoder != "attention"
+        self.items = keras.layers.Embedding(
+            shape.num_items + FIRST_ROW,
+            width,
+            embeddings_initializer=keras.initializers.RandomNormal(stddev=0.02) if is_sequence else "uniform",
+            name="items",
+        )
         self.item_bias = keras.layers.Embedding(
             shape.num_items + FIRST_ROW, 1, embeddings_initializer="zeros", name="item_bias"
         )
-        self.encoder = HistoryEncoder(shape, name="encoder")
-        self.user_embedding = keras.layers.Dense(width, name="user_embedding")
+        self.encoder = make_encoder(shape)
         self.popularity_weights = keras.layers.Dense(
-            len(POPULARITY_FEATURES), kernel_initializer="zeros", bias_initializer="ones", name="popularity_weights"
+            len(POPULARITY_FEATURES),
+            kernel_initializer="zeros",
+            bias_initializer="zeros" if is_sequence else "ones",
+            name="popularity_weights",
         )
         self.attention = CandidateAttention(shape, name="attention")
-        self.shared_weights = keras.layers.Dense(1, kernel_initializer="ones", name="shared_weights")  # W_0, b_0
+        self.shared_weights = self.add_weight(
+            shape=(width + 1,), initializer=_ones_and_zero, name="shared_weights"
+        )  # W_0, b_0
         self.user_weights = keras.layers.Embedding(
             shape.num_users + 1, width + 1, embeddings_initializer="zeros", name="user_weights"
         )  # δ_u, b_u; row 0 is the user without weights and is never trained
@@ -192,10 +88,14 @@ class Recommender(keras.Model):  # type: ignore[misc]  # the library ships no ty
     def encode(self, inputs: Tensors, training: bool = False) -> EncodedUser:
         """Encodes the history, once, for any number of candidates."""
         items = self.items(inputs["history_items"])  # [batch, history, width]
-        tokens, is_token = self.encoder(inputs, items, training=training)
-        embedding = self.user_embedding(tokens[:, 0])  # [batch, width]
+        return self._seen_by(self.encoder(inputs, items, training=training))
+
+    def _seen_by(self, encoded: Encoded) -> EncodedUser:
         return EncodedUser(
-            tokens=tokens, is_token=is_token, embedding=embedding, popularity_weights=self.popularity_weights(embedding)
+            tokens=encoded.tokens,
+            is_token=encoded.is_token,
+            embedding=encoded.embedding,
+            popularity_weights=self.popularity_weights(encoded.embedding),
         )
 
     def item_terms(self, user: EncodedUser, items: Any, popularity: Any) -> Any:
@@ -204,9 +104,11 @@ class Recommender(keras.Model):  # type: ignore[misc]  # the library ships no ty
 
     def rank_logits(self, user: EncodedUser, items: Any, vectors: Any, popularity: Any, user_weights: Any) -> Any:
         """Logits [batch, candidates], not calibrated; `vectors` are the candidates' h_i, `user_weights` δ_u and b_u."""
-        z = self.attention(vectors, user.tokens, user.is_token) + vectors * user.embedding[:, None, :]
-        own = ops.einsum("bnd,bd->bn", z, user_weights[:, :-1]) + user_weights[:, -1:]  # δ_uᵀ z_i + b_u
-        return self.shared_weights(z)[..., 0] + own + self.item_terms(user, items, popularity)
+        w = self.shared_weights[:-1] + user_weights[:, :-1]  # W_u = W_0 + δ_u [batch, width]
+        attended = self.attention(vectors, user.tokens, user.is_token[:, None, :], w)  # W_uᵀ a_i
+        residual = ops.einsum("bnd,bd->bn", vectors, w * user.embedding)  # W_uᵀ (h_i ⊙ e_u)
+        own = self.shared_weights[-1] + user_weights[:, -1:]  # b_0 + b_u
+        return attended + residual + own + self.item_terms(user, items, popularity)
 
     def retrieve_logits(self, user: EncodedUser, items: Any, vectors: Any, popularity: Any) -> Any:
         """Logits [batch, candidates] of the dot product alone."""
@@ -217,6 +119,9 @@ class Recommender(keras.Model):  # type: ignore[misc]  # the library ships no ty
         return ops.sigmoid(self.calibration[0] * logits + self.calibration[1])
 
     def call(self, inputs: Tensors, training: bool = False) -> dict[str, Any]:
+        """`rank` and `retrieve`, [batch, candidates] each; of packed rows also the user at every token."""
+        if "segment" in inputs:
+            return self._packed(inputs, training)
         user = self.encode(inputs, training=training)
         items, popularity = inputs["candidate_items"], inputs["candidate_popularity"]
         vectors = self.dropout(self.items(items), training=training)
@@ -224,6 +129,34 @@ class Recommender(keras.Model):  # type: ignore[misc]  # the library ships no ty
         return {
             "rank": self.rank_logits(user, items, vectors, popularity, weights),
             "retrieve": self.retrieve_logits(user, items, vectors, popularity),
+        }
+
+    def _packed(self, inputs: Tensors, training: bool) -> dict[str, Any]:
+        """The same at some tokens of packed rows, each a moment: as if the row began there. See training.sequences."""
+        tokens, users = self.encoder.packed(inputs, self.items(inputs["items"]), training=training)
+        seen, known = ops.stop_gradient(tokens), ops.stop_gradient(users)  # the head does not pull at what it reads
+        moment = inputs["moment"]  # int32 [rows, moments], a token of the row
+        segment = inputs["segment"]
+        count, place = ops.shape(segment)[1], ops.arange(ops.shape(segment)[1])
+        own = ops.take_along_axis(segment, moment, axis=1)  # [rows, moments]
+        sees = ops.logical_and(ops.equal(segment[:, None], own[..., None]), place >= moment[..., None])
+        embedding = ops.take_along_axis(known, moment[..., None], axis=1)  # [rows, moments, width]
+        moments = ops.shape(moment)[1]
+        width = self.model_shape.embedding_size
+        flat = EncodedUser(
+            tokens=ops.reshape(ops.repeat(seen, moments, axis=0), (-1, count, width)),
+            is_token=ops.reshape(sees, (-1, count)),
+            embedding=ops.reshape(embedding, (-1, width)),
+            popularity_weights=self.popularity_weights(ops.reshape(embedding, (-1, width))),
+        )
+        items = ops.reshape(inputs["candidate_items"], (-1, ops.shape(inputs["candidate_items"])[-1]))
+        popularity = ops.reshape(inputs["candidate_popularity"], (-1, ops.shape(items)[1], len(POPULARITY_FEATURES)))
+        vectors = ops.stop_gradient(self.items(items))
+        weights = self.user_weights(ops.reshape(inputs["user"], (-1,)))
+        return {
+            "rank": self.rank_logits(flat, items, vectors, popularity, weights),
+            "retrieve": self.retrieve_logits(flat, items, vectors, popularity),
+            "users": users,
         }
 
     def compute_loss(
@@ -234,21 +167,46 @@ class Recommender(keras.Model):  # type: ignore[misc]  # the library ships no ty
         y [batch, candidates] is 1 for an item the user went on to engage with, 0 for a sampled one, −1 for padding.
         x["candidate_log_odds"] is log(draws × probability) of the item as a negative, so that what is learnt is the
         odds of engagement and not the odds against this way of sampling.
+
+        Of packed rows also what came next at every token, against negatives that the batch shares.
         """
-        is_candidate = ops.cast(y >= 0, "float32")
-        label = ops.maximum(y, 0.0)
-        per_user = ops.sum(label, axis=1)
-        weight = x["example_weight"]
-        corrected = y_pred["rank"] - x["candidate_log_odds"]
-        cross_entropy = ops.maximum(corrected, 0.0) - corrected * label + ops.log1p(ops.exp(-ops.abs(corrected)))
-        rank = ops.sum(cross_entropy * is_candidate, axis=1)
-        logits = y_pred["retrieve"] - x["candidate_log_odds"]
-        logits = ops.where(is_candidate > 0, logits, -1e9)
-        retrieve = per_user * ops.logsumexp(logits, axis=1) - ops.sum(label * ops.where(label > 0, logits, 0.0), axis=1)
-        delta = self.user_weights(x["user"])
-        prior = 0.5 * self.model_shape.user_prior * ops.sum(ops.square(delta), axis=1) * x["prior_share"]
-        total = ops.sum(weight * (rank + retrieve) + prior)
-        return total / ops.maximum(ops.sum(weight * per_user), 1.0)
+        is_packed = "segment" in x
+        flat = {
+            name: ops.reshape(x[name], (-1, *ops.shape(x[name])[2:])) if is_packed else x[name]
+            for name in ("candidate_log_odds", "example_weight", "prior_share", "user")
+        }
+        label = ops.reshape(y, (-1, ops.shape(y)[-1]))
+        per_user = ops.sum(ops.maximum(label, 0.0), axis=1)
+        rank = ops.cast(y_pred["rank"], "float32") - flat["candidate_log_odds"]
+        retrieve = ops.cast(y_pred["retrieve"], "float32") - flat["candidate_log_odds"]
+        binary, listwise = candidate_losses(rank, label)
+        loss = binary + (listwise if is_packed else candidate_losses(retrieve, label)[1])
+        delta = ops.cast(self.user_weights(flat["user"]), "float32")
+        prior = 0.5 * self.model_shape.user_prior * ops.sum(ops.square(delta), axis=1) * flat["prior_share"]
+        total = ops.sum(flat["example_weight"] * loss + prior)
+        total = total / ops.maximum(ops.sum(flat["example_weight"] * per_user), 1.0)
+        return self.objective.head_weight * total + self._sequence_loss(x, y_pred) if is_packed else total
+
+    def _sequence_loss(self, x: Tensors, y_pred: Tensors) -> Any:
+        """What came next at every token of the rows that has an answer."""
+        users = ops.reshape(y_pred["users"], (-1, self.model_shape.embedding_size))
+        targets = ops.reshape(x["targets"], (-1,))
+        negatives = ops.reshape(x["negatives"], (-1,))
+        bias = self.item_bias(negatives)[:, 0]
+        log_odds = ops.reshape(x["negative_log_odds"], (-1,))
+        logits = ops.cast(ops.matmul(users, ops.transpose(self.items(negatives))), "float32") + bias - log_odds
+        negative = without_own(logits, negatives, targets)
+        positive = ops.cast(ops.sum(users * self.items(targets), axis=-1), "float32") + self.item_bias(targets)[:, 0]
+        if self.objective.loss == "gbce":
+            values = gbce(
+                positive,
+                negative,
+                num_items=self.model_shape.num_items,
+                calibration=self.objective.gbce_calibration,
+            )
+        else:
+            values = softmax_against(positive, negative)
+        return weighted_mean(values, ops.reshape(x["target_weight"], (-1,)))
 
     def get_config(self) -> dict[str, Any]:
         return {"shape": asdict(self.model_shape)}
@@ -262,6 +220,10 @@ class EncodedUser:
     is_token: Any  # [batch, 1 + history]
     embedding: Any  # [batch, width]
     popularity_weights: Any  # [batch, P]
+
+
+def _ones_and_zero(shape: tuple[int, ...], dtype: Any = None) -> Any:
+    return ops.concatenate([ops.ones((shape[0] - 1,), dtype), ops.zeros((1,), dtype)])
 
 
 def _slope_one(shape: tuple[int, ...], dtype: Any = None) -> Any:

@@ -12,6 +12,8 @@ from training.model import Recommender
 from training.popularity import POPULARITY_FEATURES, PopularityTable
 from training.split import Question
 
+CELLS_AT_ONCE = 400_000  # users × items that the head attends for
+
 
 class Scorer(Protocol):
     """Scores the whole catalogue; larger is better, ties are broken by the item's row."""
@@ -50,13 +52,33 @@ class ModelScorer:
     as_of_us: np.ndarray  # int64 [moments]
 
     def logits(self, users: slice) -> dict[str, np.ndarray]:
-        """`rank` and `retrieve`, each [users, rows]."""
+        """`rank` and `retrieve`, each [users, rows]; the head's attention is not of all users at once."""
+        count = len(self.as_of_us[users])
+        size = max(1, CELLS_AT_ONCE // self.table.features.shape[1])
+        parts = [
+            self._logits(slice(users.start + start, users.start + min(start + size, count)))
+            for start in range(0, count, size)
+        ]
+        return {name: np.concatenate([part[name] for part in parts]) for name in ("rank", "retrieve")}
+
+    def _logits(self, users: slice) -> dict[str, np.ndarray]:
         batch = {name: values[users] for name, values in self.inputs.items()}
         period = self.table.periods(self.as_of_us[users])
         rows = self.table.features.shape[1]
         batch["candidate_items"] = np.broadcast_to(np.arange(rows, dtype=np.int32), (len(period), rows))
         batch["candidate_popularity"] = self.table.features[period]
         logits: dict[str, np.ndarray] = self.recommender.predict_on_batch(batch)
+        return logits
+
+    def retrieval_logits(self, users: slice) -> np.ndarray:
+        """`retrieve` alone, [users, rows], without the head's attention: matrix products of users and catalogue."""
+        user = self.recommender.encode({name: values[users] for name, values in self.inputs.items()})
+        items = np.asarray(self.recommender.items.embeddings)
+        bias = np.asarray(self.recommender.item_bias.embeddings)[:, 0]
+        logits: np.ndarray = np.asarray(user.embedding) @ items.T + bias
+        weights, period = np.asarray(user.popularity_weights), self.table.periods(self.as_of_us[users])
+        for one in np.unique(period):  # users of one period read one popularity
+            logits[period == one] += weights[period == one] @ self.table.features[one].T
         return logits
 
     def __call__(self, users: slice) -> np.ndarray:
@@ -70,7 +92,7 @@ class RetrievalScorer:
     model: ModelScorer
 
     def __call__(self, users: slice) -> np.ndarray:
-        return self.model.logits(users)["retrieve"]
+        return self.model.retrieval_logits(users)
 
 
 def model_scorer(

@@ -16,8 +16,18 @@ class TrainingSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     # the model
+    encoder: Literal["attention", "transformer", "bert"] = Field(
+        "attention",
+        description="How the history is encoded: `attention` (the paper's), `transformer` (causal, learns from every "
+        "place of a sequence) or `bert` (both ways, learns from masked items).",
+    )
     embedding_size: int = Field(64, ge=1, description="Width of item vectors, and of W_u.")
-    num_heads: int = Field(8, ge=1, description="Attention heads; the width is split over them.")
+    num_heads: int = Field(
+        8,
+        ge=1,
+        description="Heads of the candidates' attention and of the encoder `attention`.",
+    )
+    sequence_heads: int = Field(2, ge=1, description="Heads of the blocks of `transformer` and `bert`.")
     num_blocks: int = Field(1, ge=0, description="Self-attention blocks that encode the history.")
     history_length: Literal[50] = Field(
         HISTORY_LENGTH, description="Behaviours the model reads; the feature view keeps as many."
@@ -43,6 +53,20 @@ class TrainingSettings(BaseModel):
     return_weight: float = Field(
         10.0, gt=0, description="An example of a user who comes back after a pause counts as so many within a visit."
     )
+    # sequences: `transformer` and `bert`
+    loss: Literal["softmax", "gbce"] = Field(
+        "softmax", description="Of what came next: softmax with logQ correction, or gBCE."
+    )
+    shared_negatives: int = Field(
+        1024, ge=1, description="Negatives that a batch shares; a catalogue of up to twice as many is taken whole."
+    )
+    shared_popularity_share: float = Field(
+        0.5, ge=0, le=1, description="Share of the shared negatives drawn by popularity; the rest uniformly."
+    )
+    gbce_calibration: float = Field(0.75, ge=0, le=1, description="gBCE's t: 0 is binary cross-entropy, 1 calibrated.")
+    mask_share: float = Field(0.3, ge=0, lt=1, description="Share of `bert`'s behaviours that are masked and guessed.")
+    head_weight: float = Field(1.0, ge=0, description="What the ranking head's loss counts beside the sequence's.")
+    batch_rows: int = Field(32, ge=1, description="Packed rows of 51 tokens in a batch; fewer when the log is small.")
     # the fit
     seed: int = Field(0, ge=0, description="Of initial weights, order, dropout and sampling.")
     batch_size: int = Field(128, ge=1, description="Moments in a batch; fewer when the log is small.")

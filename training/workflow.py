@@ -136,7 +136,7 @@ def _search(
         epochs=settings.max_epochs,
         checkpoints=Checkpoints(directory=folder / "search", fingerprint=run.fingerprint("search")),
         resume=resume,
-        validate=validation_ndcg(sheet, scorer),
+        validate=validation_ndcg(sheet, scorer if settings.encoder == "attention" else RetrievalScorer(model=scorer)),
         on_epoch=progress.on_epoch,
         on_step=progress.on_step,
     )

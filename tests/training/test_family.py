@@ -1,0 +1,197 @@
+"""The encoders behind one interface: what is trained on packed rows is what serving asks, and it learns."""
+
+from __future__ import annotations
+
+import doctest
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.training.conftest import SMALL, VERSION, run_on, write_log
+from training import losses, sequences, workflow
+from training.engagements import Engagements, from_rows
+from training.examples import Moments, history_inputs
+from training.export import export
+from training.fitting import AnyExamples, Preparation, batch_rows, make_examples, new_recommender, prepare
+from training.model import Recommender
+from training.sequences import SequenceExamples, cut_windows, pack
+from training.settings import TrainingSettings
+
+FEATURES = 8
+DAY_S = 86_400.0
+SEQUENCE = {
+    "encoder": "transformer",
+    "embedding_size": 16,
+    "num_heads": 2,
+    "num_blocks": 1,
+    "dropout": 0.0,
+    "batch_rows": 4,
+}
+
+
+def lives(*lengths: int, items: int = 9) -> Engagements:
+    """Users with so many events each, a day apart, of items that no user meets twice in a row."""
+    rng = np.random.default_rng(0)
+    rows = []
+    for user, length in enumerate(lengths):
+        item = 0
+        for step in range(length):
+            item = (item + int(rng.integers(1, items))) % items
+            rows.append((f"user-{user}", f"item-{item}", ("view", "buy")[step % 2], 1e9 + DAY_S * step * (user + 1)))
+    return from_rows(rows)
+
+
+def features_of(user: np.ndarray, as_of_us: np.ndarray) -> np.ndarray:
+    """Something that differs by user and moment, and is missing now and then."""
+    known = np.stack([np.sin(as_of_us / 1e13 * (k + 1) + user) for k in range(FEATURES)], axis=1).astype(np.float32)
+    known[user % 3 == 0, 0] = np.nan
+    return known
+
+
+def world(log: Engagements, **settings: object) -> tuple[Preparation, AnyExamples, Recommender]:
+    chosen = TrainingSettings.model_validate({**SEQUENCE, **settings})
+    prepared = prepare(log, int(log.time_us.max()) + 1)
+    examples = make_examples(prepared, features_of, chosen)
+    recommender = new_recommender(prepared, examples, chosen, epochs=1)
+    rng = np.random.default_rng(1)
+    for variable in recommender.trainable_variables:  # nothing may be hidden by a weight that starts at 0
+        variable.assign(rng.normal(0.0, 0.2, variable.shape))
+    return prepared, examples, recommender
+
+
+@pytest.mark.parametrize("lengths", [(1,), (3, 51, 52), (120, 7), (51, 51)])
+def test_every_event_is_asked_for_once(lengths: tuple[int, ...]) -> None:
+    log = lives(*lengths)
+    windows = cut_windows(log, length=50, rng=np.random.default_rng(5))
+    asked = np.concatenate([np.arange(a, b + 1) for a, b in zip(windows.asked, windows.last, strict=True)])
+    assert sorted(asked.tolist()) == list(range(len(log)))
+    assert (windows.length <= 51).all()
+    assert (log.user[windows.first] == log.user[windows.last]).all()
+    has_past = windows.asked - log.starts[log.user[windows.asked]] >= 25
+    assert (windows.asked - windows.first >= 25)[has_past].all()
+
+
+def test_only_the_latest_of_a_very_long_life_is_asked_for() -> None:
+    log = lives(2_000, 5)
+    windows = cut_windows(log, length=50, rng=np.random.default_rng(5))
+    assert (windows.last - windows.asked + 1)[log.user[windows.last] == 0].sum() <= sequences.LONGEST + 25
+
+
+def test_packed_windows_share_rows_and_no_token() -> None:
+    lengths = np.random.default_rng(0).integers(1, 52, 300)
+    row, token = pack(lengths, room=51, rng=np.random.default_rng(1))
+    places = np.concatenate([51 * r + t + np.arange(n) for r, t, n in zip(row, token, lengths, strict=True)])
+    assert len(np.unique(places)) == lengths.sum()
+    assert (token + lengths <= 51).all()
+    assert (row.max() + 1) * 51 < 1.05 * lengths.sum()
+
+
+@pytest.mark.parametrize("encoder", ["transformer", "bert"])
+def test_what_is_trained_on_packed_rows_is_what_serving_asks(encoder: str) -> None:
+    """At every moment of the rows the score is that of the user's history until then, asked alone."""
+    log = lives(6, 1, 14, 51, 3)
+    prepared, examples, recommender = world(log, encoder=encoder, mask_share=0.0001)
+    assert isinstance(examples, SequenceExamples)
+    rows = examples.pack(np.random.default_rng(0))
+    batch, _ = rows.batch(np.arange(len(rows)), len(rows), np.random.default_rng(0))
+    packed = recommender(batch)
+    is_moment = batch["example_weight"] > 0
+    assert is_moment.sum() >= (5 if encoder == "transformer" else 2)
+    asked = {name: value[is_moment] for name, value in batch.items() if name.startswith("candidate_") or name == "user"}
+    row, moment = np.nonzero(is_moment)
+    own = event_of(examples, batch, row, batch["moment"][row, moment])
+    moments = Moments(user=log.user[own], start=log.starts[log.user[own]], end=own, as_of_us=log.time_us[own])
+    asked |= history_inputs(log, moments, prepared.tables, length=50)
+    asked["user_features"] = features_of(log.user[own], log.time_us[own])
+    alone = recommender(asked)
+    for head in ("rank", "retrieve"):
+        of_moments = np.asarray(packed[head]).reshape(*is_moment.shape, -1)[is_moment]
+        np.testing.assert_allclose(of_moments, np.asarray(alone[head]), atol=2e-5)
+
+
+def event_of(
+    examples: SequenceExamples, batch: dict[str, np.ndarray], row: np.ndarray, token: np.ndarray
+) -> np.ndarray:
+    """The event that tokens ask for, found by the features of its moment."""
+    found = examples.user_features[:, 1:]
+    asked = batch["user_features"][row, token][:, 1:]
+    return np.array([int(np.flatnonzero((found == one).all(axis=1))[0]) for one in asked])
+
+
+def test_a_question_never_sees_its_answer() -> None:
+    """Another item as the answer, and later ones, change nothing of the user before it."""
+    _, examples, recommender = world(lives(12))
+    assert isinstance(examples, SequenceExamples)
+    rows = examples.pack(np.random.default_rng(0))
+    batch, _ = rows.batch(np.arange(1), 1, np.random.default_rng(0))
+    changed = {**batch, "items": batch["items"].copy()}
+    changed["items"][0, :6] = 3
+    before, after = (np.asarray(recommender(one)["users"]) for one in (batch, changed))
+    np.testing.assert_array_equal(before[0, 6:], after[0, 6:])
+    assert np.abs(before[0, :6] - after[0, :6]).max() > 1e-3
+
+
+def test_bert_is_not_told_what_it_guesses() -> None:
+    log = lives(30, 8, items=500)
+    _, examples, _ = world(log, encoder="bert", mask_share=0.5)
+    assert isinstance(examples, SequenceExamples)
+    rows = examples.pack(np.random.default_rng(0))
+    batch, _ = rows.batch(np.arange(len(rows)), len(rows), np.random.default_rng(0))
+    is_guessed = batch["target_weight"] > 0
+    assert 0.2 < is_guessed.sum() / len(log) < 0.9
+    assert (batch["items"][is_guessed] == 0).all()
+    is_read = batch["items"] > 0
+    np.testing.assert_array_equal(batch["items"][is_read], batch["targets"][is_read])  # what is read is in its place
+
+
+def test_what_was_met_before_is_read_and_not_asked_for() -> None:
+    log = from_rows([("u", item, "view", 1e9 + step * DAY_S) for step, item in enumerate("abab") if item])
+    _, examples, _ = world(log)
+    assert isinstance(examples, SequenceExamples)
+    batch, _ = examples.pack(np.random.default_rng(0)).batch(np.arange(1), 1, np.random.default_rng(0))
+    assert (batch["target_weight"][0, :4] > 0).tolist() == [False, False, True, True]  # newest first
+    assert (batch["items"][0, :4] > 0).tolist() == [True, True, True, False]
+
+
+def test_the_softmax_is_that_of_all_items() -> None:
+    scores = np.array([[1.0, 2.0, 0.5, -1.0]], np.float32)
+    expected = -np.log(np.exp(2.0) / np.exp(scores).sum())
+    items, own = np.array([2, 3, 4, 5]), np.array([3])
+    loss = losses.softmax_against(scores[:, 1], losses.without_own(scores, items, own))
+    np.testing.assert_allclose(np.asarray(loss), [expected], rtol=1e-6)
+
+
+def test_gbce_without_calibration_is_binary_cross_entropy() -> None:
+    positive, negative = np.array([0.3], np.float32), np.array([[0.1, -2.0]], np.float32)
+    plain = np.log1p(np.exp(-0.3)) + np.log1p(np.exp(0.1)) + np.log1p(np.exp(-2.0))
+    loss = np.asarray(losses.gbce(positive, negative, num_items=101, calibration=0.0))
+    np.testing.assert_allclose(loss, [plain], rtol=1e-5)
+    weaker = np.asarray(losses.gbce(positive, negative, num_items=101, calibration=1.0))
+    np.testing.assert_allclose(loss - weaker, 0.98 * np.log1p(np.exp(-0.3)), rtol=1e-4)  # α = 2/100 = β
+
+
+@pytest.mark.parametrize(("structure", "learns"), [(0.95, True), (0.0, False)])
+def test_the_transformer_learns_tastes_and_no_noise(tmp_path: Path, structure: float, learns: bool) -> None:
+    settings = SMALL.model_copy(
+        update={"encoder": "transformer", "max_epochs": 6 if learns else 2, "learning_rate": 8e-3, "dropout": 0.2}
+    )
+    run = run_on(write_log(tmp_path / "events", structure), settings)
+    model = workflow.train(run, tmp_path, version=VERSION, resume=False, progress=workflow.Progress())
+    _, assessment = workflow.evaluate(run, model)
+    auc, ndcg = (
+        {name: float(np.nanmean(answer.per_user[metric])) for name, answer in assessment.answers.items()}
+        for metric in ("auc", "ndcg")
+    )
+    if learns:
+        assert auc["longtail"] > 0.85
+        assert ndcg["longtail"] > 2 * ndcg["popularity"]
+        directory = export(model, tmp_path / "exports", retrieve_k=8, candidate_buckets=(4,), metrics={})
+        assert (directory / "saved_model.pb").exists()  # `export` has compared its scores with the trained model's
+    else:
+        assert auc["longtail"] < 0.6
+
+
+def test_the_examples_in_the_docstrings_hold() -> None:
+    assert doctest.testmod(sequences).failed == 0
+    assert batch_rows(3, TrainingSettings()) == 2

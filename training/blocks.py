@@ -1,0 +1,140 @@
+"""The layers that encoders and the ranking head are made of. `keras.ops` only: they run on every Keras backend."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+from keras import ops
+
+from training.shape import ModelShape
+
+FAR_BELOW = -1e9  # a logit that no softmax sees
+
+
+class UserFeatureNormalisation(keras.layers.Layer):  # type: ignore[misc]  # the library ships no types
+    """(x − mean) / deviation with the training data's statistics; a missing value becomes 0 and sets its flag."""
+
+    def __init__(self, num_features: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.mean = self.add_weight(shape=(num_features,), initializer="zeros", trainable=False, name="mean")
+        self.deviation = self.add_weight(shape=(num_features,), initializer="ones", trainable=False, name="deviation")
+
+    def call(self, features: Any) -> Any:
+        """[..., F] with NaN for missing → [..., 2F]."""
+        is_missing = ops.logical_not(ops.isfinite(features))
+        scaled = ops.where(is_missing, 0.0, (features - self.mean) / self.deviation)
+        return ops.concatenate([ops.clip(scaled, -5.0, 5.0), ops.cast(is_missing, scaled.dtype)], axis=-1)
+
+
+class EncoderBlock(keras.layers.Layer):  # type: ignore[misc]  # the library ships no types
+    """Self-attention over the history and a feed-forward layer, each normalised before and added after."""
+
+    def __init__(self, shape: ModelShape, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        width = shape.embedding_size
+        self.attention_norm = keras.layers.LayerNormalization(name="attention_norm")
+        self.attention = keras.layers.MultiHeadAttention(
+            shape.num_heads, max(1, width // shape.num_heads), dropout=shape.dropout, name="attention"
+        )
+        self.feed_norm = keras.layers.LayerNormalization(name="feed_norm")
+        self.expand = keras.layers.Dense(2 * width, activation="gelu", name="expand")
+        self.contract = keras.layers.Dense(width, name="contract")
+        self.dropout = keras.layers.Dropout(shape.dropout, name="dropout")
+
+    def call(self, tokens: Any, is_token: Any, training: bool = False) -> Any:
+        normed = self.attention_norm(tokens)
+        attended = self.attention(normed, normed, attention_mask=is_token[:, None, :], training=training)
+        tokens = tokens + self.dropout(attended, training=training)
+        fed = self.contract(self.expand(self.feed_norm(tokens)))
+        return tokens + self.dropout(fed, training=training)
+
+
+class SequenceBlock(keras.layers.Layer):  # type: ignore[misc]  # the library ships no types
+    """Self-attention that knows how far apart two tokens are, and a gated (SwiGLU) feed-forward layer.
+
+    Both are normalised before and added after. A learnt bias by distance takes the place of positions, so that a
+    sequence means the same wherever it lies in a packed row.
+    """
+
+    def __init__(self, shape: ModelShape, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        width = shape.embedding_size
+        self.heads, self.head_width = shape.sequence_heads, max(1, width // shape.sequence_heads)
+        self.reach = shape.history_length
+        inner = self.heads * self.head_width
+        self.attention_norm = keras.layers.LayerNormalization(name="attention_norm")
+        self.projections = keras.layers.Dense(3 * inner, name="projections")
+        self.merge = keras.layers.Dense(width, name="merge")
+        self.distance = self.add_weight(shape=(2 * self.reach + 1, self.heads), initializer="zeros", name="distance")
+        self.attention_dropout = keras.layers.Dropout(shape.dropout, name="attention_dropout")
+        self.feed_norm = keras.layers.LayerNormalization(name="feed_norm")
+        self.expand = keras.layers.Dense(4 * width, name="expand")
+        self.contract = keras.layers.Dense(width, name="contract")
+        self.dropout = keras.layers.Dropout(shape.dropout, name="dropout")
+
+    def call(self, tokens: Any, may_see: Any, training: bool = False) -> Any:
+        """tokens [batch, tokens, width], may_see bool [batch, tokens, tokens]."""
+        attended = self._attend(self.attention_norm(tokens), may_see, training)
+        tokens = tokens + self.dropout(attended, training=training)
+        gate, value = ops.split(self.expand(self.feed_norm(tokens)), 2, axis=-1)
+        return tokens + self.dropout(self.contract(ops.silu(gate) * value), training=training)
+
+    def _attend(self, tokens: Any, may_see: Any, training: bool) -> Any:
+        batch, count = ops.shape(tokens)[0], ops.shape(tokens)[1]
+        joint = ops.reshape(self.projections(tokens), (batch, count, 3, self.heads, self.head_width))
+        joint = ops.transpose(joint, (2, 0, 3, 1, 4))  # [3, batch, heads, tokens, head]
+        logits = ops.matmul(joint[0] / self.head_width**0.5, ops.transpose(joint[1], (0, 1, 3, 2)))
+        logits = ops.where(may_see[:, None], logits + ops.cast(self._distances(count), logits.dtype), FAR_BELOW)
+        weights = self.attention_dropout(ops.softmax(logits, axis=-1), training=training)
+        merged = ops.transpose(ops.matmul(weights, joint[2]), (0, 2, 1, 3))  # [batch, tokens, heads, head]
+        return self.merge(ops.reshape(merged, (batch, count, self.heads * self.head_width)))
+
+    def _distances(self, count: Any) -> Any:
+        """[heads, tokens, tokens]: the bias of how much older the seen token is."""
+        place = ops.arange(count)
+        older = ops.clip(place[None, :] - place[:, None], -self.reach, self.reach) + self.reach
+        return ops.transpose(ops.take(self.distance, older, axis=0), (2, 0, 1))
+
+
+class CandidateAttention(keras.layers.Layer):  # type: ignore[misc]  # the library ships no types
+    """W_uᵀ · multi-head attention of each candidate over [itself; history]; candidates never see each other.
+
+    W_u is taken through the output projection to the values, so that what a head makes of a token is one number: the
+    same result without a value vector per candidate.
+    """
+
+    def __init__(self, shape: ModelShape, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.heads, self.head_width = shape.num_heads, max(1, shape.embedding_size // shape.num_heads)
+        inner = self.heads * self.head_width
+        is_sequence = shape.encoder != "attention"  # starts as the dot product alone
+        self.norm = keras.layers.LayerNormalization(name="norm")
+        self.query = keras.layers.Dense(inner, name="query")
+        self.key = keras.layers.Dense(inner, name="key")
+        self.value = keras.layers.Dense(inner, name="value")
+        self.output_projection = self.add_weight(
+            shape=(inner, shape.embedding_size),
+            initializer="zeros" if is_sequence else "glorot_uniform",
+            name="output_projection",
+        )
+
+    def call(self, candidates: Any, history: Any, may_see: Any, user_weights: Any) -> Any:
+        """candidates [batch, candidates, width], history [batch, tokens, width] → [batch, candidates].
+
+        may_see: bool [batch, 1 or candidates, tokens]; user_weights: W_u [batch, width].
+        """
+        candidates = self.norm(candidates)
+        weights = ops.matmul(user_weights, ops.transpose(self.output_projection))  # [batch, inner]
+        weights = ops.reshape(weights, (-1, 1, self.heads, self.head_width))
+        query = self._split(self.query(candidates)) / self.head_width**0.5  # [batch, candidates, heads, head]
+        own = ops.sum(query * self._split(self.key(candidates)), axis=-1)[..., None]  # [batch, candidates, heads, 1]
+        past = ops.einsum("bnhd,bthd->bnht", query, self._split(self.key(history)))
+        past = ops.where(may_see[:, :, None, :], past, FAR_BELOW)  # [batch, candidates, heads, tokens]
+        attention = ops.softmax(ops.concatenate([own, past], axis=-1), axis=-1)
+        own_value = ops.sum(self._split(self.value(candidates)) * weights, axis=-1)  # [batch, candidates, heads]
+        value = ops.sum(self._split(self.value(history)) * weights, axis=-1)  # [batch, tokens, heads]
+        return ops.sum(attention[..., 0] * own_value, axis=-1) + ops.einsum("bnht,bth->bn", attention[..., 1:], value)
+
+    def _split(self, vectors: Any) -> Any:
+        return ops.reshape(vectors, (-1, ops.shape(vectors)[1], self.heads, self.head_width))

@@ -1,0 +1,28 @@
+"""Everything that decides a model's parameters, so that a checkpoint can be rebuilt from it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from feature_repo.contract import HISTORY_LENGTH, MODEL_USER_FEATURES
+
+EncoderName = Literal["attention", "transformer", "bert"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelShape:
+    """Sizes of one recommender."""
+
+    num_users: int
+    num_items: int
+    num_event_types: int = 1
+    encoder: EncoderName = "attention"
+    embedding_size: int = 64
+    num_heads: int = 8  # of the candidates' attention, and of the encoder `attention`
+    sequence_heads: int = 2  # of the encoders `transformer` and `bert`
+    num_blocks: int = 1
+    history_length: int = HISTORY_LENGTH
+    num_user_features: int = len(MODEL_USER_FEATURES)
+    dropout: float = 0.1
+    user_prior: float = 1.0
