@@ -15,7 +15,7 @@ from training.model import Recommender, build
 from training.shape import ModelShape
 from training.vocabulary import FIRST_ROW, UNKNOWN
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True, kw_only=True)

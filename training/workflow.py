@@ -79,7 +79,7 @@ class Run:
 
     def fingerprint(self, phase: str) -> str:
         """Of everything that decides the run's numbers."""
-        digest = hashlib.sha256(self.settings.model_dump_json().encode())
+        digest = hashlib.sha256(f"{artifact.FORMAT} {self.settings.model_dump_json()}".encode())
         for values in (self.log.user, self.log.item, self.log.event_type, self.log.time_us):
             digest.update(np.ascontiguousarray(values).tobytes())
         return f"{phase}-{digest.hexdigest()[:16]}"
