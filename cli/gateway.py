@@ -1,4 +1,4 @@
-"""Commands: gateway and token, and its client for people: rank, record, status."""
+"""Commands: gateway and token, and its client for people: rank, record, explain, status."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ UserOption = Annotated[str, typer.Option("--user", "-u", help="The user's id.")]
 
 def register(app: typer.Typer) -> None:
     """Adds these commands to `longtail`."""
-    for command in (gateway, rank, record, status, token):
+    for command in (gateway, rank, record, explain, status, token):
         app.command()(command)
 
 
@@ -82,6 +82,27 @@ def record(
     from serving.client import print_ack
 
     print_ack(client.record(user, item=item, event_type=event_type, time=time, value=value))
+
+
+@connected
+def explain(
+    client: Client,
+    *,
+    decision: Annotated[str, typer.Argument(help="The decision_id of an answer.")],
+    considered: Annotated[
+        bool, typer.Option("--considered", help="List all candidates that it was chosen from.")
+    ] = False,
+) -> None:
+    """Tell why a past decision was what it was, from the decision log, and check that it can be computed again.
+
+    Example: `longtail explain 01a212077433fe4830cf918be18f6924`
+    """
+    from serving.client import print_considered, print_explanation
+
+    answer = client.explain(decision)
+    print_explanation(answer)
+    if considered:
+        print_considered(answer)
 
 
 @connected

@@ -100,6 +100,11 @@ class Client:
         response: pb.GetUserStateResponse = self._ask(self._activation.GetUserState, request)
         return response
 
+    def explain(self, decision_id: str) -> pb.ExplainDecisionResponse:
+        request = pb.ExplainDecisionRequest(decision_id=decision_id)
+        response: pb.ExplainDecisionResponse = self._ask(self._activation.ExplainDecision, request)
+        return response
+
     def status(self) -> Status:
         answer = self._ask(self._health.Check, health_pb2.HealthCheckRequest())
         health = health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status)
@@ -146,6 +151,32 @@ def print_ranking(answer: pb.RankItemsResponse) -> None:
     _print_causes(console, answer.degraded_causes)
 
 
+def print_explanation(answer: pb.ExplainDecisionResponse) -> None:
+    console = _console()
+    time = answer.decision_time.ToDatetime(tzinfo=UTC).isoformat(sep=" ", timespec="milliseconds")
+    objective = pb.Objective.Name(answer.objective).removeprefix("OBJECTIVE_").lower()
+    where = f"surface {answer.surface or '–'}, channel {answer.channel or '–'}"
+    console.print(Text(f"user {answer.user_id or '–'} at {time}, {where}, objective {objective}, limit {answer.limit}"))
+    print_ranking(answer.answer)
+    _print_groups(console, answer.answer.feature_status)
+    console.print(Text(f"{len(answer.considered)} items were considered; --considered lists them"))
+    if answer.reproduced:
+        console.print(Text("computed again, it is the same to the last bit"))
+    for difference in answer.differences:
+        console.print(Text(f"not the same: {difference}", style="yellow"))
+
+
+def print_considered(answer: pb.ExplainDecisionResponse) -> None:
+    """What the policy was told of each candidate."""
+    table = Table("item", "source", "category", "score", "novelty", "exposures", "rate", "trials")
+    for one in answer.considered:
+        score = one.relevance if one.HasField("relevance") else one.score
+        rate = f"{one.rate:.4f}" if one.HasField("rate") else "–"
+        numbers = (f"{score:.4f}", f"{one.novelty:.3f}", f"{one.exposures:.2f}", rate, f"{one.trials:g}")
+        table.add_row(*(Text(cell) for cell in (one.item_id, one.source, one.category, *numbers)))
+    _console().print(table)
+
+
 def print_ack(ack: feedback_pb2.EventAck) -> None:
     name = feedback_pb2.EventAck.Status.Name(ack.status).removeprefix("STATUS_").lower()
     _console().print(Text(f"event {ack.event_id} {name}"))
@@ -164,17 +195,21 @@ def print_status(status: Status) -> None:
 def print_state(answer: pb.GetUserStateResponse) -> None:
     console = _console()
     console.print(_describe(answer.user_state))
-    groups = Table("features", "status", "age")
-    for group in answer.feature_status:
-        age = f"{group.age.ToSeconds() / 3600:.1f} h" if group.HasField("age") else ""
-        groups.add_row(group.group, pb.FeatureStatus.Status.Name(group.status).removeprefix("STATUS_").lower(), age)
-    console.print(groups)
+    _print_groups(console, answer.feature_status)
     history = Table("time", "did", "item")
     for behavior in answer.history[:10]:
         time = behavior.event_time.ToDatetime(tzinfo=UTC).isoformat(sep=" ", timespec="seconds")
         history.add_row(time, Text(behavior.event_type), Text(behavior.item_id))
     console.print(history)
     _print_causes(console, answer.degraded_causes)
+
+
+def _print_groups(console: Console, groups: Iterable[pb.FeatureStatus]) -> None:
+    table = Table("features", "status", "age")
+    for group in groups:
+        age = f"{group.age.ToSeconds() / 3600:.1f} h" if group.HasField("age") else ""
+        table.add_row(group.group, pb.FeatureStatus.Status.Name(group.status).removeprefix("STATUS_").lower(), age)
+    console.print(table)
 
 
 def _describe(user: pb.UserState) -> Text:

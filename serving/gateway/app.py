@@ -26,6 +26,7 @@ from serving.gateway.access.gate import Gate
 from serving.gateway.access.tls import Certificates, check_exposure
 from serving.gateway.background import Chore
 from serving.gateway.boundary import Boundary
+from serving.gateway.explaining import Explain, nothing_kept
 from serving.gateway.feedback import Feedback
 from serving.gateway.hiding import Hide, nothing_hidden
 from serving.gateway.limit import Limit
@@ -104,6 +105,7 @@ def build(
     closers: Sequence[Callable[[], Awaitable[None]]] = (),
     gate: Gate | None = None,
     erase: Erase | None = None,
+    explain: Explain = nothing_kept,
     hide: Hide = nothing_hidden,
     clock: Callable[[], float] = time.time,
 ) -> Gateway:
@@ -133,6 +135,7 @@ def build(
             settings=settings,
             telemetry=telemetry,
             gate=gate,
+            explain=explain,
             clock=clock,
         ),
         server,

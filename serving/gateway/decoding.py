@@ -143,6 +143,16 @@ def decode_query(request: pb.RankItemsRequest, *, now_unix_s: float) -> Query:
     )
 
 
+def decode_decision_id(request: pb.ExplainDecisionRequest) -> str:
+    """Raises InvalidRequestError."""
+    size = len(request.decision_id.encode())
+    if not 1 <= size <= MAX_KEY_BYTES:
+        raise InvalidRequestError(
+            [Violation(field="decision_id", description=f"must have 1 to {MAX_KEY_BYTES} bytes, has {size}")]
+        )
+    return request.decision_id
+
+
 def decode_state_query(request: pb.GetUserStateRequest, *, now_unix_s: float) -> Query:
     checks = _Checks()
     checks.size("user_id", request.user_id, least=1, most=MAX_ID_BYTES)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -24,6 +25,7 @@ from serving.gateway.domain import (
     User,
     Verdict,
 )
+from serving.gateway.explaining import Explanation
 from serving.gateway.feedback import Fate, Outcome
 
 if TYPE_CHECKING:
@@ -66,6 +68,82 @@ def encode_ranking(ranking: Ranking) -> pb.RankItemsResponse:
         model = ranking.model
         response.model.CopyFrom(pb.ModelVersion(name=model.name, version=model.version, label=model.label))
     return response
+
+
+def encode_explanation(explanation: Explanation) -> pb.ExplainDecisionResponse:
+    decision = explanation.decision
+    return pb.ExplainDecisionResponse(
+        answer=_encode_logged(explanation),
+        decision_time=_timestamp(decision["at_unix_s"]),
+        user_id=decision["user_id"],
+        surface=decision["surface"],
+        channel=decision["channel"],
+        objective=pb.Objective.Value(f"OBJECTIVE_{decision['objective'].upper()}"),
+        limit=decision["limit"],
+        reproduced=not explanation.differences,
+        differences=explanation.differences,
+        considered=_encode_considered(decision),
+        campaign_id=decision["campaign_id"],
+        contact_propensity=decision["contact_propensity"],
+        explores=decision["explores"],
+    )
+
+
+def _encode_logged(explanation: Explanation) -> pb.RankItemsResponse:
+    """The answer as the log has it: without timings, and with what was degraded but no detail of it."""
+    decision = explanation.decision
+    experiments = [_encode_experiment(Experiment(**one)) for one in decision["experiments"]]
+    has_model = decision["model_name"] is not None
+    degraded = [cause.partition(":") for cause in decision["degraded"]]
+    return pb.RankItemsResponse(
+        decision_id=decision["decision_id"],
+        decision=VERDICTS[Verdict(decision["decision"])],
+        decision_reason=decision["reason"],
+        items=[_encode_item(item) for item in explanation.items],
+        user_state=pb.UserState(
+            state=LIFECYCLES[Lifecycle(decision["state"])],
+            days_in_state=decision["days_in_state"],
+            p_alive=decision["p_alive"],
+            history_length=decision["history_length"],
+            tail_percentile=decision["tail_percentile"],
+        ),
+        feature_status=[
+            _encode_status(one["group"], GroupStatus(one["status"]), one["age_s"]) for one in decision["features"]
+        ],
+        degraded=bool(degraded),
+        degraded_causes=[pb.DegradedCause(dependency=what, cause=cause) for what, _, cause in degraded],
+        model=pb.ModelVersion(name=decision["model_name"], version=decision["model_version"]) if has_model else None,
+        policy_version=decision["policy_version"],
+        experiment=experiments[0] if experiments else None,
+        experiments=experiments,
+        dropped=[pb.DroppedCount(reason=reason, count=count) for reason, count in sorted(decision["dropped"])],
+    )
+
+
+def _encode_considered(decision: Mapping[str, Any]) -> list[pb.ConsideredItem]:
+    names = ("score", "relevance", "novelty", "exposures", "rate", "trials")
+    columns = [decision[f"candidate_{name}"] for name in names]
+    rows = zip(
+        decision["candidate_item_ids"],
+        decision["candidate_sources"],
+        decision["candidate_categories"],
+        *columns,
+        strict=True,
+    )
+    return [
+        pb.ConsideredItem(
+            item_id=item_id,
+            source=source,
+            category=category,
+            score=score,
+            relevance=None if math.isnan(relevance) else relevance,
+            novelty=novelty,
+            exposures=exposures,
+            rate=None if math.isnan(rate) else rate,
+            trials=trials,
+        )
+        for item_id, source, category, score, relevance, novelty, exposures, rate, trials in rows
+    ]
 
 
 def encode_refusal(status: status_pb2.Status) -> pb.RankItemsResponse:
@@ -123,10 +201,14 @@ def encode_groups(groups: FeatureGroups) -> list[pb.FeatureStatus]:
 
 
 def _encode_group(group: FeatureGroup) -> pb.FeatureStatus:
-    age = None if group.age_s is None else Duration()
-    if age is not None and group.age_s is not None:
-        age.FromMilliseconds(round(group.age_s * 1000))
-    return pb.FeatureStatus(group=group.name, status=STATUSES[group.status], age=age)
+    return _encode_status(group.name, group.status, group.age_s)
+
+
+def _encode_status(group: str, status: GroupStatus, age_s: float | None) -> pb.FeatureStatus:
+    age = None if age_s is None else Duration()
+    if age is not None and age_s is not None:
+        age.FromMilliseconds(round(age_s * 1000))
+    return pb.FeatureStatus(group=group, status=STATUSES[status], age=age)
 
 
 def encode_degradations(degradations: Sequence[Degradation]) -> list[pb.DegradedCause]:

@@ -146,6 +146,18 @@ class ErasureFailedError(RefusalError):
     reason = "ERASURE_FAILED"
 
 
+class DecisionNotFoundError(RefusalError):
+    reason = "NO_SUCH_DECISION"
+
+
+class DecisionUnreadableError(RefusalError):
+    reason = "DECISION_OF_ANOTHER_VERSION"
+
+
+class DecisionArchiveError(RefusalError):
+    reason = "DECISION_LOG_FAILED"
+
+
 CODES: Final[Mapping[type[RefusalError], grpc.StatusCode]] = {
     InvalidRequestError: grpc.StatusCode.INVALID_ARGUMENT,
     UnreadableRequestError: grpc.StatusCode.INVALID_ARGUMENT,
@@ -161,4 +173,7 @@ CODES: Final[Mapping[type[RefusalError], grpc.StatusCode]] = {
     NotFullError: grpc.StatusCode.UNAVAILABLE,
     FeedbackError: grpc.StatusCode.UNAVAILABLE,
     ErasureFailedError: grpc.StatusCode.UNAVAILABLE,
+    DecisionNotFoundError: grpc.StatusCode.NOT_FOUND,
+    DecisionUnreadableError: grpc.StatusCode.FAILED_PRECONDITION,
+    DecisionArchiveError: grpc.StatusCode.UNAVAILABLE,
 }

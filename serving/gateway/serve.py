@@ -30,6 +30,7 @@ from serving.gateway.decision_id import new_decision_id
 from serving.gateway.decision_log import JsonlDecisionLog
 from serving.gateway.domain import UserId
 from serving.gateway.errors import FeaturesError
+from serving.gateway.explaining import DecisionArchive
 from serving.gateway.feast_features import FeastFeatures
 from serving.gateway.feedback import Feedback
 from serving.gateway.following import Following
@@ -96,6 +97,8 @@ async def serve(
             chores=chores,
             stack=stack,
         )
+        archive = DecisionArchive(state.decisions)
+        stack.callback(archive.close)
         feedback = Feedback(events, telemetry, on_recorded=on_recorded)
         stack.callback(feedback.close)
         gateway = build(
@@ -116,6 +119,7 @@ async def serve(
             chores=chores,
             gate=gate,
             erase=_erase(state, features),
+            explain=archive.explain,
             hide=hiding(open_pseudonyms(features.pseudonym_key_file)),
         )
         stack.callback(serve_metrics(settings.metrics_address, telemetry))

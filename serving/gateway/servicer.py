@@ -18,6 +18,7 @@ from serving.gateway.course import Course
 from serving.gateway.deadline import Deadline, Stage
 from serving.gateway.domain import Query
 from serving.gateway.errors import RefusalError
+from serving.gateway.explaining import Explain
 from serving.gateway.feedback import Feedback
 from serving.gateway.permits import Permits
 from serving.gateway.pipeline import rank, read_features
@@ -44,9 +45,11 @@ class ActivationServicer(activation_pb2_grpc.ActivationServiceServicer):
         settings: GatewaySettings,
         telemetry: Telemetry,
         gate: Gate,
+        explain: Explain,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._ports = ports
+        self._explain = explain
         self._gate = gate
         self._policies = policies
         self._permits = permits
@@ -105,6 +108,13 @@ class ActivationServicer(activation_pb2_grpc.ActivationServiceServicer):
             )
             user, _ = describe(query, groups, now_unix_s=moment, lifecycle=self._ports.lifecycle)
         return encoding.encode_state(user, groups, course.degradations)
+
+    async def ExplainDecision(  # noqa: N802
+        self, request: pb.ExplainDecisionRequest, context: Context
+    ) -> pb.ExplainDecisionResponse:
+        decision_id = decoding.decode_decision_id(request)
+        async with self._permits.take(low=True):
+            return encoding.encode_explanation(await self._explain(decision_id))
 
     def _deadline(self, context: Context) -> Deadline:
         """The caller's, cut to ours."""

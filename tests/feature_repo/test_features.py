@@ -24,7 +24,7 @@ from feature_repo.layout import StateDir
 from feature_repo.materialize import check, materialize
 from feature_repo.online import online_of
 from feature_repo.online_sqlite import SqliteOnline
-from feature_repo.settings import FeatureSettings
+from feature_repo.settings import FeatureSettings, MaterializeSettings
 from feature_repo.store import FeatureStoreError, apply, open_store, redis_connection_string, store_config
 from feature_repo.tabular import DataError
 from feature_repo.updates import FeedbackWorker, open_worker
@@ -271,7 +271,7 @@ def test_a_redis_that_is_away_is_explained(tmp_path: Path) -> None:
     build(state, settings, as_of=NOW)
     apply(state, settings)
     with pytest.raises(FeatureStoreError, match="is it running"):
-        materialize(state, open_store(state, settings))
+        materialize(state, open_store(state, settings), limits=MaterializeSettings(patience_s=1))
 
 
 def test_the_state_directory_can_be_moved(tmp_path: Path) -> None:

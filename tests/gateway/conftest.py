@@ -14,6 +14,7 @@ import pytest
 from longtail.activation.v1 import activation_pb2_grpc, feedback_pb2_grpc
 from serving.gateway.access.gate import Gate
 from serving.gateway.app import Gateway, build
+from serving.gateway.explaining import Explain, nothing_kept
 from serving.gateway.feedback import Feedback
 from serving.gateway.hiding import Hide, nothing_hidden
 from serving.gateway.policy_book import PolicyBook
@@ -66,6 +67,7 @@ async def start() -> AsyncIterator[Start]:
             gate: Gate | None = None,
             telemetry: Telemetry | None = None,
             erase: Erase | None = None,
+            explain: Explain = nothing_kept,
             hide: Hide = nothing_hidden,
             credentials: grpc.ChannelCredentials | None = None,
             clock: Callable[[], float] = lambda: NOW_S,
@@ -82,6 +84,7 @@ async def start() -> AsyncIterator[Start]:
                 telemetry=telemetry,
                 gate=gate,
                 erase=erase,
+                explain=explain,
                 clock=clock,
                 hide=hide,
             )

@@ -130,7 +130,12 @@ def test_record_events_answers_or_refuses_any_request(call: Call, request: fb.Re
     request=ranks | records,
     places=st.lists(st.tuples(st.floats(0, 1), st.integers(0, 255)), min_size=1, max_size=4),
     method=st.sampled_from(
-        ["ActivationService/RankItems", "ActivationService/GetUserState", "FeedbackService/RecordEvents"]
+        [
+            "ActivationService/RankItems",
+            "ActivationService/GetUserState",
+            "ActivationService/ExplainDecision",
+            "FeedbackService/RecordEvents",
+        ]
     ),
 )
 def test_mutated_bytes_are_answered_or_refused(

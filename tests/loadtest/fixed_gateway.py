@@ -47,6 +47,9 @@ class FixedActivation(activation_pb2_grpc.ActivationServiceServicer):
     async def GetUserState(self, request, context):  # type: ignore[no-untyped-def]  # noqa: N802
         return activation_pb2.GetUserStateResponse(user_state=user_state(request.user_id))
 
+    async def ExplainDecision(self, request, context):  # type: ignore[no-untyped-def]  # noqa: N802
+        return activation_pb2.ExplainDecisionResponse()
+
 
 class FixedFeedback(feedback_pb2_grpc.FeedbackServiceServicer):
     async def RecordEvents(self, request, context):  # type: ignore[no-untyped-def]  # noqa: N802

@@ -32,6 +32,7 @@ SCOPES: Final[Mapping[str, Scope]] = {
     "RankItems": Scope.RANK,
     "BatchRankItems": Scope.RANK,
     "GetUserState": Scope.RANK,
+    "ExplainDecision": Scope.RANK,
     "RecordEvents": Scope.RECORD,
     "ForgetUser": Scope.ADMIN,
 }

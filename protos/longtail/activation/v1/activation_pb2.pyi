@@ -781,3 +781,150 @@ class GetUserStateResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetUserStateResponse: _TypeAlias = GetUserStateResponse  # noqa: Y015
+
+@_typing.final
+class ExplainDecisionRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DECISION_ID_FIELD_NUMBER: _builtins.int
+    decision_id: _builtins.str
+    """As an answer named it, 1 to 128 bytes."""
+    def __init__(
+        self,
+        *,
+        decision_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["decision_id", b"decision_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExplainDecisionRequest: _TypeAlias = ExplainDecisionRequest  # noqa: Y015
+
+@_typing.final
+class ExplainDecisionResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ANSWER_FIELD_NUMBER: _builtins.int
+    DECISION_TIME_FIELD_NUMBER: _builtins.int
+    USER_ID_FIELD_NUMBER: _builtins.int
+    SURFACE_FIELD_NUMBER: _builtins.int
+    CHANNEL_FIELD_NUMBER: _builtins.int
+    OBJECTIVE_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
+    REPRODUCED_FIELD_NUMBER: _builtins.int
+    DIFFERENCES_FIELD_NUMBER: _builtins.int
+    CONSIDERED_FIELD_NUMBER: _builtins.int
+    CAMPAIGN_ID_FIELD_NUMBER: _builtins.int
+    CONTACT_PROPENSITY_FIELD_NUMBER: _builtins.int
+    EXPLORES_FIELD_NUMBER: _builtins.int
+    user_id: _builtins.str
+    surface: _builtins.str
+    channel: _builtins.str
+    objective: Global___Objective.ValueType
+    """As asked; AUTO is the state's."""
+    limit: _builtins.int
+    reproduced: _builtins.bool
+    """True when computing it again gave every number to the last bit."""
+    campaign_id: _builtins.str
+    """The campaign that chose the user; empty for RankItems."""
+    contact_propensity: _builtins.float
+    """Probability that the user was held out neither by the permanent holdout nor by the campaign's."""
+    explores: _builtins.bool
+    """False when the decision log failed, and the answer was arranged without exploration."""
+    @_builtins.property
+    def answer(self) -> Global___RankItemsResponse:
+        """What was answered, with the reasons of each item. For HOLD_OUT the items are those that would have been shown."""
+
+    @_builtins.property
+    def decision_time(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def differences(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What was not the same, for people; or why it could not be computed."""
+
+    @_builtins.property
+    def considered(self) -> _containers.RepeatedCompositeFieldContainer[Global___ConsideredItem]:
+        """All that was chosen from, with what the policy was told of each."""
+
+    def __init__(
+        self,
+        *,
+        answer: Global___RankItemsResponse | None = ...,
+        decision_time: _timestamp_pb2.Timestamp | None = ...,
+        user_id: _builtins.str = ...,
+        surface: _builtins.str = ...,
+        channel: _builtins.str = ...,
+        objective: Global___Objective.ValueType = ...,
+        limit: _builtins.int = ...,
+        reproduced: _builtins.bool = ...,
+        differences: _abc.Iterable[_builtins.str] | None = ...,
+        considered: _abc.Iterable[Global___ConsideredItem] | None = ...,
+        campaign_id: _builtins.str = ...,
+        contact_propensity: _builtins.float = ...,
+        explores: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "decision_time", b"decision_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "campaign_id", b"campaign_id", "channel", b"channel", "considered", b"considered", "contact_propensity", b"contact_propensity", "decision_time", b"decision_time", "differences", b"differences", "explores", b"explores", "limit", b"limit", "objective", b"objective", "reproduced", b"reproduced", "surface", b"surface", "user_id", b"user_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExplainDecisionResponse: _TypeAlias = ExplainDecisionResponse  # noqa: Y015
+
+@_typing.final
+class ConsideredItem(_message.Message):
+    """One candidate as the policy saw it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ITEM_ID_FIELD_NUMBER: _builtins.int
+    SOURCE_FIELD_NUMBER: _builtins.int
+    CATEGORY_FIELD_NUMBER: _builtins.int
+    SCORE_FIELD_NUMBER: _builtins.int
+    RELEVANCE_FIELD_NUMBER: _builtins.int
+    NOVELTY_FIELD_NUMBER: _builtins.int
+    EXPOSURES_FIELD_NUMBER: _builtins.int
+    RATE_FIELD_NUMBER: _builtins.int
+    TRIALS_FIELD_NUMBER: _builtins.int
+    item_id: _builtins.str
+    source: _builtins.str
+    category: _builtins.str
+    score: _builtins.float
+    """The model's calibrated probability of engagement; 0 when it did not answer."""
+    relevance: _builtins.float
+    """What stood for the score when the model did not answer."""
+    novelty: _builtins.float
+    exposures: _builtins.float
+    """Times shown to this user in vain, each counting less the longer ago."""
+    rate: _builtins.float
+    """Smoothed share of those shown it who engaged; unset when nobody was."""
+    trials: _builtins.float
+    """How many were shown it."""
+    def __init__(
+        self,
+        *,
+        item_id: _builtins.str = ...,
+        source: _builtins.str = ...,
+        category: _builtins.str = ...,
+        score: _builtins.float = ...,
+        relevance: _builtins.float | None = ...,
+        novelty: _builtins.float = ...,
+        exposures: _builtins.float = ...,
+        rate: _builtins.float | None = ...,
+        trials: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_rate", b"_rate", "_relevance", b"_relevance", "rate", b"rate", "relevance", b"relevance"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_rate", b"_rate", "_relevance", b"_relevance", "category", b"category", "exposures", b"exposures", "item_id", b"item_id", "novelty", b"novelty", "rate", b"rate", "relevance", b"relevance", "score", b"score", "source", b"source", "trials", b"trials"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__rate: _TypeAlias = _typing.Literal["rate"]  # noqa: Y015
+    _WhichOneofArgType__rate: _TypeAlias = _typing.Literal["_rate", b"_rate"]  # noqa: Y015
+    _WhichOneofReturnType__relevance: _TypeAlias = _typing.Literal["relevance"]  # noqa: Y015
+    _WhichOneofArgType__relevance: _TypeAlias = _typing.Literal["_relevance", b"_relevance"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__rate) -> _WhichOneofReturnType__rate | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__relevance) -> _WhichOneofReturnType__relevance | None: ...
+
+Global___ConsideredItem: _TypeAlias = ConsideredItem  # noqa: Y015

@@ -51,6 +51,11 @@ class ActivationServiceStub:
                 request_serializer=longtail_dot_activation_dot_v1_dot_activation__pb2.GetUserStateRequest.SerializeToString,
                 response_deserializer=longtail_dot_activation_dot_v1_dot_activation__pb2.GetUserStateResponse.FromString,
                 _registered_method=True)
+        self.ExplainDecision = channel.unary_unary(
+                '/longtail.activation.v1.ActivationService/ExplainDecision',
+                request_serializer=longtail_dot_activation_dot_v1_dot_activation__pb2.ExplainDecisionRequest.SerializeToString,
+                response_deserializer=longtail_dot_activation_dot_v1_dot_activation__pb2.ExplainDecisionResponse.FromString,
+                _registered_method=True)
 
 
 class ActivationServiceServicer:
@@ -94,6 +99,19 @@ class ActivationServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ExplainDecision(self, request, context):
+        """Tells why a past decision was what it was: reads it from the decision log and computes it again, with the policy
+        that decided.
+
+        INVALID_ARGUMENT: `decision_id` is not 1 to 128 bytes.
+        NOT_FOUND: the log has no such decision: the id is wrong, its user was erased, or it is older than what is kept.
+        FAILED_PRECONDITION: another version of longtail wrote it.
+        UNAVAILABLE: the log cannot be read.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ActivationServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -111,6 +129,11 @@ def add_ActivationServiceServicer_to_server(servicer, server):
                     servicer.GetUserState,
                     request_deserializer=longtail_dot_activation_dot_v1_dot_activation__pb2.GetUserStateRequest.FromString,
                     response_serializer=longtail_dot_activation_dot_v1_dot_activation__pb2.GetUserStateResponse.SerializeToString,
+            ),
+            'ExplainDecision': grpc.unary_unary_rpc_method_handler(
+                    servicer.ExplainDecision,
+                    request_deserializer=longtail_dot_activation_dot_v1_dot_activation__pb2.ExplainDecisionRequest.FromString,
+                    response_serializer=longtail_dot_activation_dot_v1_dot_activation__pb2.ExplainDecisionResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -196,6 +219,33 @@ class ActivationService:
             '/longtail.activation.v1.ActivationService/GetUserState',
             longtail_dot_activation_dot_v1_dot_activation__pb2.GetUserStateRequest.SerializeToString,
             longtail_dot_activation_dot_v1_dot_activation__pb2.GetUserStateResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExplainDecision(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/longtail.activation.v1.ActivationService/ExplainDecision',
+            longtail_dot_activation_dot_v1_dot_activation__pb2.ExplainDecisionRequest.SerializeToString,
+            longtail_dot_activation_dot_v1_dot_activation__pb2.ExplainDecisionResponse.FromString,
             options,
             channel_credentials,
             insecure,

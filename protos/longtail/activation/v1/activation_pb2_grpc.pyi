@@ -60,6 +60,15 @@ class ActivationServiceStub:
     """
     GetUserState: _grpc.UnaryUnaryMultiCallable[_activation_pb2.GetUserStateRequest, _activation_pb2.GetUserStateResponse]
     """Tells what is known of one user's activity, without ranking anything. Errors as for RankItems."""
+    ExplainDecision: _grpc.UnaryUnaryMultiCallable[_activation_pb2.ExplainDecisionRequest, _activation_pb2.ExplainDecisionResponse]
+    """Tells why a past decision was what it was: reads it from the decision log and computes it again, with the policy
+    that decided.
+
+    INVALID_ARGUMENT: `decision_id` is not 1 to 128 bytes.
+    NOT_FOUND: the log has no such decision: the id is wrong, its user was erased, or it is older than what is kept.
+    FAILED_PRECONDITION: another version of longtail wrote it.
+    UNAVAILABLE: the log cannot be read.
+    """
 
 @_typing.type_check_only
 class ActivationServiceAsyncStub(ActivationServiceStub):
@@ -91,6 +100,15 @@ class ActivationServiceAsyncStub(ActivationServiceStub):
     """
     GetUserState: _aio.UnaryUnaryMultiCallable[_activation_pb2.GetUserStateRequest, _activation_pb2.GetUserStateResponse]  # type: ignore[assignment]
     """Tells what is known of one user's activity, without ranking anything. Errors as for RankItems."""
+    ExplainDecision: _aio.UnaryUnaryMultiCallable[_activation_pb2.ExplainDecisionRequest, _activation_pb2.ExplainDecisionResponse]  # type: ignore[assignment]
+    """Tells why a past decision was what it was: reads it from the decision log and computes it again, with the policy
+    that decided.
+
+    INVALID_ARGUMENT: `decision_id` is not 1 to 128 bytes.
+    NOT_FOUND: the log has no such decision: the id is wrong, its user was erased, or it is older than what is kept.
+    FAILED_PRECONDITION: another version of longtail wrote it.
+    UNAVAILABLE: the log cannot be read.
+    """
 
 class ActivationServiceServicer(metaclass=_abc_1.ABCMeta):
     """Ranks items for activation. All calls are safe to retry: exploration is a hash of experiment, user, day
@@ -137,5 +155,20 @@ class ActivationServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_activation_pb2.GetUserStateResponse, _abc.Awaitable[_activation_pb2.GetUserStateResponse]]:
         """Tells what is known of one user's activity, without ranking anything. Errors as for RankItems."""
+
+    @_abc_1.abstractmethod
+    def ExplainDecision(
+        self,
+        request: _activation_pb2.ExplainDecisionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_activation_pb2.ExplainDecisionResponse, _abc.Awaitable[_activation_pb2.ExplainDecisionResponse]]:
+        """Tells why a past decision was what it was: reads it from the decision log and computes it again, with the policy
+        that decided.
+
+        INVALID_ARGUMENT: `decision_id` is not 1 to 128 bytes.
+        NOT_FOUND: the log has no such decision: the id is wrong, its user was erased, or it is older than what is kept.
+        FAILED_PRECONDITION: another version of longtail wrote it.
+        UNAVAILABLE: the log cannot be read.
+        """
 
 def add_ActivationServiceServicer_to_server(servicer: ActivationServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -1,0 +1,72 @@
+"""Past decisions: found in the log and computed again, off the event loop and one at a time."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from feature_repo import decisions
+from feature_repo.decisions import POLICIES, DecisionLogReadError
+from feature_repo.errors import LongtailError
+from serving.gateway.domain import RankedItem
+from serving.gateway.errors import DecisionArchiveError, DecisionNotFoundError, DecisionUnreadableError
+from serving.gateway.policy_book import from_archive
+from serving.gateway.replay import Replay, explained, replay
+
+
+@dataclass(frozen=True, kw_only=True)
+class Explanation:
+    """`decision` is a row of `feature_repo.decisions`; `items` are its answer with terms, as far as these are known."""
+
+    decision: Mapping[str, Any]
+    items: tuple[RankedItem, ...]
+    differences: tuple[str, ...]
+
+
+Explain = Callable[[str], Awaitable[Explanation]]
+"""decision_id → why; raises RefusalError."""
+
+
+async def nothing_kept(decision_id: str) -> Explanation:
+    """Of a gateway that keeps no decision log."""
+    raise DecisionNotFoundError("this gateway keeps no decision log", decision_id=decision_id)
+
+
+class DecisionArchive:
+    """The decision log of a directory, read."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="decision-archive")
+
+    async def explain(self, decision_id: str) -> Explanation:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self._explain, decision_id)
+
+    def close(self) -> None:
+        self._thread.shutdown(wait=False, cancel_futures=True)
+
+    def _explain(self, decision_id: str) -> Explanation:
+        try:
+            decision = decisions.find(self._directory, decision_id)
+        except DecisionLogReadError as error:
+            raise DecisionUnreadableError(str(error), decision_id=decision_id) from error
+        except OSError as error:
+            raise DecisionArchiveError(f"the decision log cannot be read: {error}") from error
+        if decision is None:
+            raise DecisionNotFoundError(
+                f"the decision log has no {decision_id!r}: is the id right? The decisions of an erased user are gone, "
+                "and so are those older than what is kept",
+                decision_id=decision_id,
+            )
+        again = self._again(decision)
+        return Explanation(decision=decision, items=explained(decision, again), differences=again.differences)
+
+    def _again(self, decision: Mapping[str, Any]) -> Replay:
+        try:
+            return replay(decision, from_archive(self._directory / POLICIES, decision["policy_version"]))
+        except (LongtailError, KeyError) as error:  # an arm that the policy has no more
+            return Replay(items=(), differences=(f"it could not be computed again: {error}",))
