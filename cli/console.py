@@ -53,5 +53,6 @@ def console(
         gateway=address or settings.gateway.address,
         credentials=ClientCredentials.read(client_settings(settings, ca=ca, cert=None, key=None, token_file=None)),
         report_folders=(settings.state.reports, settings.state.training),
+        decisions=settings.state.decisions,
         on_ready=lambda port: typer.echo(f"console ready at {scheme}://{host}:{port}"),
     )

@@ -14,7 +14,7 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from console.desk import Desk
 from console.errors import ConsoleError
-from console.pages import compare, health, reports
+from console.pages import compare, decision, decisions, health, reports
 from console.pages import user as users
 from console.settings import ConsoleSettings
 from serving.client_credentials import ClientCredentials
@@ -28,6 +28,7 @@ def serve(
     gateway: str,
     credentials: ClientCredentials,
     report_folders: tuple[Path, ...],
+    decisions: Path,
     on_ready: Callable[[int], None],
 ) -> None:
     """Serves until SIGTERM or Ctrl-C; `on_ready` is told the port. Raises ConsoleError when it cannot start."""
@@ -37,6 +38,7 @@ def serve(
         compare_with=settings.compare_with,
         credentials=credentials,
         report_folders=report_folders,
+        decisions=decisions,
         refresh_s=settings.refresh_s,
     )
     host, _, port = settings.address.rpartition(":")
@@ -87,6 +89,14 @@ def _register(desk: Desk) -> None:
     @ui.page("/compare")
     async def compare_page(user: str = "") -> None:
         await compare.show(desk, user)
+
+    @ui.page("/decisions")
+    async def decisions_page() -> None:
+        await decisions.show(desk)
+
+    @ui.page("/decision")
+    async def decision_page(of: str = "") -> None:
+        await decision.show(desk, of)
 
     @ui.page("/health")
     async def health_page() -> None:

@@ -35,6 +35,7 @@ class Desk:
     compare_with: str
     credentials: ClientCredentials
     report_folders: tuple[Path, ...]
+    decisions: Path
     refresh_s: float
 
     async def ask(self, question: Callable[[Client], Answer], *, address: str = "") -> Answer:

@@ -85,6 +85,35 @@ def ranking_facts(answer: pb.RankItemsResponse) -> list[tuple[str, str]]:
     ]
 
 
+def asked_facts(told: pb.ExplainDecisionResponse) -> list[tuple[str, str]]:
+    """What a past decision was about."""
+    return [
+        ("user", told.user_id or "anonymous"),
+        ("time", _time(told.decision_time)),
+        ("surface", told.surface or NONE),
+        ("channel", told.channel or NONE),
+        ("objective", pb.Objective.Name(told.objective).removeprefix("OBJECTIVE_").lower()),
+        ("limit", f"{told.limit}"),
+        ("campaign", told.campaign_id or NONE),
+    ]
+
+
+def considered_lines(considered: Sequence[pb.ConsideredItem]) -> list[Line]:
+    return [
+        {
+            "item": one.item_id,
+            "source": one.source,
+            "category": one.category,
+            "score": f"{one.relevance if one.HasField('relevance') else one.score:.4f}",
+            "novelty": f"{one.novelty:.3f}",
+            "exposures": f"{one.exposures:.2f}",
+            "rate": f"{one.rate:.4f}" if one.HasField("rate") else NONE,
+            "trials": f"{one.trials:g}",
+        }
+        for one in considered
+    ]
+
+
 def degraded_texts(causes: Sequence[pb.DegradedCause]) -> list[str]:
     return [f"{cause.dependency}: {cause.cause}: {cause.detail}" for cause in causes]
 

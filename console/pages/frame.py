@@ -11,7 +11,13 @@ from console.desk import Desk, token
 from console.tables import Line
 from feature_repo.errors import LongtailError
 
-LINKS = (("Users", "/"), ("Compare", "/compare"), ("Health", "/health"), ("Reports", "/reports"))
+LINKS = (
+    ("Users", "/"),
+    ("Compare", "/compare"),
+    ("Decisions", "/decisions"),
+    ("Health", "/health"),
+    ("Reports", "/reports"),
+)
 
 
 async def open_page(desk: Desk, title: str) -> None:

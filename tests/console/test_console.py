@@ -11,12 +11,17 @@ import httpx
 import pytest
 from playwright.async_api import Page, expect
 
+from feature_repo.decisions import POLICIES
+from longtail.activation.v1 import activation_pb2 as pb
 from serving.gateway.access.caller import Scope
 from serving.gateway.errors import Cause, FeaturesError
+from serving.gateway.explaining import DecisionArchive
+from serving.gateway.policy_book import PolicyBook
 from tests.console.conftest import Serve
 from tests.gateway.conftest import Start
 from tests.gateway.fakes import World
 from tests.gateway.test_access import Holder
+from tests.gateway.test_replay import open_log
 
 
 async def look_up(page: Page, user: str) -> None:
@@ -44,6 +49,23 @@ async def test_a_name_that_is_markup_is_shown_as_it_is(start: Start, world: Worl
     await page.goto(f"{address}/?user=%3Cimg%20src%3Dx%20onerror%3Dalert(1)%3E")
     await expect(page.get_by_text("never")).to_be_visible()
     assert await page.locator("img").count() == 0
+
+
+async def test_decisions_are_followed_live_and_lead_to_their_reasons(
+    start: Start, world: World, serve: Serve, page: Page, tmp_path: Path
+) -> None:
+    log = tmp_path / "decisions"
+    log.mkdir()
+    world.decisions = open_log(log)  # type: ignore[assignment]
+    policies = PolicyBook(archive=log / POLICIES)
+    running = await start(world, policies=policies, explain=DecisionArchive(log).explain)
+    address = await serve("--address", f"127.0.0.1:{running.gateway.port}")
+    await page.goto(f"{address}/decisions")
+    await expect(page.get_by_text("decisions", exact=False).first).to_be_visible()
+    answer = await running.activation.RankItems(pb.RankItemsRequest(user_id="dormant", surface="home"))
+    await page.get_by_role("link", name=answer.decision_id).click()
+    await expect(page.get_by_text("the same to the last bit")).to_be_visible()
+    await expect(page.get_by_text("What was considered")).to_be_visible()
 
 
 async def test_two_gateways_are_compared_side_by_side(start: Start, world: World, serve: Serve, page: Page) -> None:
