@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from feature_repo.errors import LongtailError
+from training.items import ItemTerms
 from training.model import Recommender, build
 from training.shape import ModelShape
 from training.vocabulary import FIRST_ROW, UNKNOWN
@@ -51,12 +52,38 @@ class UserWeights:
     weights: np.ndarray  # float32 [users, width + 1]
 
 
+def folded(recommender: Recommender, terms: ItemTerms | None, rarity: np.ndarray) -> Recommender:
+    """The same recommender with one vector per item, the catalogue's cold items among them as the last rows.
+
+    A cold item has the bias of the rarest tenth of the items; `rarity` [warm items] is how often each was met.
+    """
+    if terms is None:
+        return recommender
+    shape = replace(recommender.model_shape, num_terms=0, num_items=len(terms.ids) - FIRST_ROW)
+    plain = build(shape)
+    known = _by_name(recommender)
+    for name, variable in _by_name(plain).items():
+        if not name.startswith(("items/", "item_bias/")) and "seed_generator" not in name:
+            variable.assign(known[name])
+    plain.items.embeddings.assign(recommender.items.folded(terms))
+    bias = np.asarray(recommender.item_bias.embeddings)
+    rarest = np.argsort(rarity, kind="stable")[: max(1, len(rarity) // 10)]
+    cold = np.full((len(terms.cold_ids), 1), bias[FIRST_ROW + rarest].mean(), np.float32)
+    plain.item_bias.embeddings.assign(np.concatenate([bias, cold]))
+    return plain
+
+
+def _by_name(recommender: Recommender) -> dict[str, Any]:
+    """Variables by their path without the model's own name, which differs from one model to the next."""
+    return {str(variable.path).removeprefix(f"{recommender.name}/"): variable for variable in recommender.variables}
+
+
 def settle_unknown_item(recommender: Recommender) -> None:
     """Gives the row of unknown items the mean of the known ones: an item of which nothing is known."""
-    for layer in (recommender.items, recommender.item_bias):
-        table = np.array(layer.get_weights()[0])
-        table[UNKNOWN] = table[FIRST_ROW:].mean(axis=0)
-        layer.set_weights([table])
+    for table in (recommender.items.embeddings, recommender.item_bias.embeddings):
+        rows = np.array(table)
+        rows[UNKNOWN] = rows[FIRST_ROW:].mean(axis=0)
+        table.assign(rows)
 
 
 def save(model: TrainedModel, directory: Path) -> None:

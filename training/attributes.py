@@ -35,6 +35,15 @@ def item_vectors(catalogue: Path | None, item_ids: np.ndarray) -> sp.csr_array:
     return sp.csr_array(sp.vstack([sp.csr_array(np.zeros((FIRST_ROW, known.shape[1]), np.float32)), known]))
 
 
+def items_without(catalogue: Path | None, item_ids: np.ndarray) -> np.ndarray:
+    """Ids of the catalogue's items that are not withdrawn and not among these, in order."""
+    if catalogue is None or not catalogue.exists():
+        return np.array([], object)
+    items = pd.read_parquet(catalogue, columns=["item_id", "withdrawn"])
+    offered = items["item_id"][~items["withdrawn"].fillna(False).astype(bool)]
+    return np.setdiff1d(offered.to_numpy(str), item_ids.astype(str)).astype(object)
+
+
 def _terms(title: object, categories: object, text: object, decile: float) -> list[str]:
     """The words, with the field in front where a word means another thing there."""
     words = [word for part in (title, text) if isinstance(part, str) for word in part.lower().split() if len(word) > 1]

@@ -14,6 +14,7 @@ from feature_repo.errors import LongtailError
 from training.checkpoint import Checkpoint, Checkpoints
 from training.engagements import Engagements
 from training.examples import Examples, Sampling, Tables, make_sampler, sample_moments
+from training.items import ItemTerms
 from training.model import Objective, Recommender, build
 from training.popularity import DAY_US, PopularityTable, popularity_table
 from training.sequences import PackedRows, SequenceExamples
@@ -28,6 +29,10 @@ UserFeatures = Callable[[np.ndarray, np.ndarray], np.ndarray]
 """(user codes [n], as_of_us [n]) → float32 [n, F], NaN where missing, from events strictly before each moment."""
 
 
+def _nothing(known_items: np.ndarray) -> None:
+    """No catalogue."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Preparation:
     """The log before a cut, in rows of the model."""
@@ -37,13 +42,14 @@ class Preparation:
     tables: Tables
     popularity: PopularityTable
     cut_us: int
+    terms: ItemTerms | None = None  # what the catalogue says of the items; None where nothing is read of it
 
     @property
     def num_rows(self) -> int:
         return len(self.known_items) + FIRST_ROW
 
 
-def prepare(fit: Engagements, cut_us: int) -> Preparation:
+def prepare(fit: Engagements, cut_us: int, terms: Callable[[np.ndarray], ItemTerms | None] = _nothing) -> Preparation:
     """Gives every item and type of the log a row; what the log does not have is unknown."""
     known_items = np.unique(fit.item)
     item_row = np.full(len(fit.item_ids), UNKNOWN, np.int32)
@@ -58,6 +64,7 @@ def prepare(fit: Engagements, cut_us: int) -> Preparation:
             item_row[fit.item], fit.time_us, fit.is_returning(), num_rows=num_rows, end_us=cut_us
         ),
         cut_us=cut_us,
+        terms=terms(known_items),
     )
 
 
@@ -152,8 +159,13 @@ def new_recommender(
             history_length=settings.history_length,
             dropout=settings.dropout,
             user_prior=settings.user_prior,
+            num_terms=prepared.terms.num_terms if prepared.terms else 0,
+            terms_per_item=prepared.terms.ids.shape[1] if prepared.terms else 0,
+            own_dropout=settings.own_dropout,
         )
     )
+    if prepared.terms:
+        recommender.items.know(prepared.terms)
     recommender.objective = Objective(
         loss=settings.loss, gbce_calibration=settings.gbce_calibration, head_weight=settings.head_weight
     )

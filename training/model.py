@@ -26,6 +26,7 @@ from keras import ops
 
 from training.blocks import CandidateAttention
 from training.encoders import Encoded, make_encoder
+from training.items import ItemTable
 from training.losses import candidate_losses, gbce, softmax_against, weighted_mean, without_own
 from training.popularity import POPULARITY_FEATURES
 from training.shape import ModelShape
@@ -57,12 +58,7 @@ class Recommender(keras.Model):  # type: ignore[misc]  # the library ships no ty
         self.objective = Objective()
         width = shape.embedding_size
         is_sequence = shape.encoder != "attention"
-        self.items = keras.layers.Embedding(
-            shape.num_items + FIRST_ROW,
-            width,
-            embeddings_initializer=keras.initializers.RandomNormal(stddev=0.02) if is_sequence else "uniform",
-            name="items",
-        )
+        self.items = ItemTable(shape, name="items")
         self.item_bias = keras.layers.Embedding(
             shape.num_items + FIRST_ROW, 1, embeddings_initializer="zeros", name="item_bias"
         )
@@ -87,7 +83,7 @@ class Recommender(keras.Model):  # type: ignore[misc]  # the library ships no ty
 
     def encode(self, inputs: Tensors, training: bool = False) -> EncodedUser:
         """Encodes the history, once, for any number of candidates."""
-        items = self.items(inputs["history_items"])  # [batch, history, width]
+        items = self.items(inputs["history_items"], training=training)  # [batch, history, width]
         return self._seen_by(self.encoder(inputs, items, training=training))
 
     def _seen_by(self, encoded: Encoded) -> EncodedUser:
@@ -124,7 +120,7 @@ class Recommender(keras.Model):  # type: ignore[misc]  # the library ships no ty
             return self._packed(inputs, training)
         user = self.encode(inputs, training=training)
         items, popularity = inputs["candidate_items"], inputs["candidate_popularity"]
-        vectors = self.dropout(self.items(items), training=training)
+        vectors = self.dropout(self.items(items, training=training), training=training)
         weights = self.user_weights(inputs["user"])
         return {
             "rank": self.rank_logits(user, items, vectors, popularity, weights),
@@ -133,7 +129,7 @@ class Recommender(keras.Model):  # type: ignore[misc]  # the library ships no ty
 
     def _packed(self, inputs: Tensors, training: bool) -> dict[str, Any]:
         """The same at some tokens of packed rows, each a moment: as if the row began there. See training.sequences."""
-        tokens, users = self.encoder.packed(inputs, self.items(inputs["items"]), training=training)
+        tokens, users = self.encoder.packed(inputs, self.items(inputs["items"], training=training), training=training)
         seen, known = ops.stop_gradient(tokens), ops.stop_gradient(users)  # the head does not pull at what it reads
         moment = inputs["moment"]  # int32 [rows, moments], a token of the row
         segment = inputs["segment"]
@@ -185,18 +181,22 @@ class Recommender(keras.Model):  # type: ignore[misc]  # the library ships no ty
         prior = 0.5 * self.model_shape.user_prior * ops.sum(ops.square(delta), axis=1) * flat["prior_share"]
         total = ops.sum(flat["example_weight"] * loss + prior)
         total = total / ops.maximum(ops.sum(flat["example_weight"] * per_user), 1.0)
-        return self.objective.head_weight * total + self._sequence_loss(x, y_pred) if is_packed else total
+        if not is_packed:
+            return total
+        return self.objective.head_weight * total + self._sequence_loss(x, y_pred, training)
 
-    def _sequence_loss(self, x: Tensors, y_pred: Tensors) -> Any:
+    def _sequence_loss(self, x: Tensors, y_pred: Tensors, training: bool) -> Any:
         """What came next at every token of the rows that has an answer."""
         users = ops.reshape(y_pred["users"], (-1, self.model_shape.embedding_size))
         targets = ops.reshape(x["targets"], (-1,))
         negatives = ops.reshape(x["negatives"], (-1,))
         bias = self.item_bias(negatives)[:, 0]
         log_odds = ops.reshape(x["negative_log_odds"], (-1,))
-        logits = ops.cast(ops.matmul(users, ops.transpose(self.items(negatives))), "float32") + bias - log_odds
+        vectors = self.items(negatives, training=training)  # [negatives, width]
+        logits = ops.cast(ops.matmul(users, ops.transpose(vectors)), "float32") + bias - log_odds
         negative = without_own(logits, negatives, targets)
-        positive = ops.cast(ops.sum(users * self.items(targets), axis=-1), "float32") + self.item_bias(targets)[:, 0]
+        positive = ops.cast(ops.sum(users * self.items(targets, training=training), axis=-1), "float32")
+        positive = positive + self.item_bias(targets)[:, 0]
         if self.objective.loss == "gbce":
             values = gbce(
                 positive,

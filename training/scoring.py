@@ -73,8 +73,9 @@ class ModelScorer:
     def retrieval_logits(self, users: slice) -> np.ndarray:
         """`retrieve` alone, [users, rows], without the head's attention: matrix products of users and catalogue."""
         user = self.recommender.encode({name: values[users] for name, values in self.inputs.items()})
-        items = np.asarray(self.recommender.items.embeddings)
-        bias = np.asarray(self.recommender.item_bias.embeddings)[:, 0]
+        rows = np.arange(self.table.features.shape[1], dtype=np.int32)
+        items = np.asarray(self.recommender.items(rows))
+        bias = np.asarray(self.recommender.item_bias(rows))[:, 0]
         logits: np.ndarray = np.asarray(user.embedding) @ items.T + bias
         weights, period = np.asarray(user.popularity_weights), self.table.periods(self.as_of_us[users])
         for one in np.unique(period):  # users of one period read one popularity

@@ -39,6 +39,16 @@ class TrainingSettings(BaseModel):
     user_dropout: float = Field(
         0.3, ge=0, le=1, description="Share of examples trained with δ_u = 0, so that W_0 serves new users too."
     )
+    # what the catalogue says of items
+    terms_per_item: int = Field(
+        16, ge=0, description="Words, categories and price of an item that go into its vector; 0 leaves them out."
+    )
+    own_dropout: float = Field(
+        0.1,
+        ge=0,
+        lt=1,
+        description="How often only those are read, so that they can place an item without events.",
+    )
     # examples
     moments_per_user: int = Field(16, ge=1, description="Moments of each user's life that become examples.")
     positives: int = Field(8, ge=1, description="Items the user went on to engage with, drawn per moment and epoch.")

@@ -26,3 +26,6 @@ class ModelShape:
     num_user_features: int = len(MODEL_USER_FEATURES)
     dropout: float = 0.1
     user_prior: float = 1.0
+    num_terms: int = 0  # of the catalogue; a trained table is folded and has none
+    terms_per_item: int = 0
+    own_dropout: float = 0.0  # how often an item's own embedding is left out

@@ -17,7 +17,7 @@ from feature_repo.settings import FeatureSettings
 from training import artifact
 from training.artifact import TrainedModel
 from training.assessment import MODEL, RETRIEVAL, Assessment, assess, peer_scorers
-from training.attributes import item_vectors
+from training.attributes import item_vectors, items_without
 from training.calibration import platt
 from training.checkpoint import Checkpoints
 from training.engagements import Engagements
@@ -35,12 +35,13 @@ from training.fitting import (
     new_recommender,
     prepare,
 )
+from training.items import ItemTerms, item_terms
 from training.log_reader import LogReader, UserColumns, open_log
 from training.model import Recommender
 from training.scoring import ModelScorer, RetrievalScorer, Scorer, model_scorer
 from training.settings import TrainingSettings
 from training.split import Question, Split, split
-from training.vocabulary import FIRST_ROW
+from training.vocabulary import FIRST_ROW, UNKNOWN
 
 MODEL_FOLDER = "model"
 
@@ -71,6 +72,16 @@ class Run:
         vectors = item_vectors(self.catalogue, self.log.item_ids[prepared.known_items])
         return learn_evidence(prepared.fit, prepared.tables.item_row, prepared.num_rows, vectors)
 
+    def prepared(self, question: Question) -> Preparation:
+        """What a model learns from before a question's cut, the catalogue included."""
+        return prepare(question.fit, question.cut_us, self._terms)
+
+    def _terms(self, known_items: np.ndarray) -> ItemTerms | None:
+        cold = items_without(self.catalogue, self.log.item_ids[known_items])
+        vectors = item_vectors(self.catalogue, np.concatenate([self.log.item_ids[known_items], cold]))
+        most = self.settings.terms_per_item
+        return item_terms(vectors, cold, most=most) if most and vectors.shape[1] else None
+
     def user_columns(self, moments: Moments) -> UserColumns:
         return self.reader.user_columns(self.log.user_ids[moments.user], moments.as_of_us)
 
@@ -80,6 +91,8 @@ class Run:
     def fingerprint(self, phase: str) -> str:
         """Of everything that decides the run's numbers."""
         digest = hashlib.sha256(f"{artifact.FORMAT} {self.settings.model_dump_json()}".encode())
+        if self.catalogue is not None and self.catalogue.exists():
+            digest.update(self.catalogue.read_bytes())
         for values in (self.log.user, self.log.item, self.log.event_type, self.log.time_us):
             digest.update(np.ascontiguousarray(values).tobytes())
         return f"{phase}-{digest.hexdigest()[:16]}"
@@ -114,6 +127,8 @@ def learn(run: Run, made: Split, folder: Path, *, resume: bool, refit: bool, pro
     recommender = searched.recommender
     if refit:
         recommender, prepared = _refit(run, made.test, folder, searched.best_epoch, resume=resume, progress=progress)
+    rarity = np.bincount(prepared.tables.item_row[prepared.fit.item], minlength=prepared.num_rows)[FIRST_ROW:]
+    recommender = artifact.folded(recommender, prepared.terms, rarity)
     artifact.settle_unknown_item(recommender)
     recommender.calibration.assign(slope_and_offset)
     return Learnt(recommender=recommender, prepared=prepared, curve=searched.epochs, best_epoch=searched.best_epoch)
@@ -123,7 +138,7 @@ def _search(
     run: Run, question: Question, folder: Path, *, resume: bool, progress: Progress
 ) -> tuple[Fit, Preparation, ModelScorer]:
     settings = run.settings
-    prepared = prepare(question.fit, question.cut_us)
+    prepared = run.prepared(question)
     examples = make_examples(prepared, run.user_features, settings)
     recommender = new_recommender(prepared, examples, settings, settings.max_epochs)
     scorer = _scorer(run, question, prepared, recommender)
@@ -147,7 +162,7 @@ def _refit(
     run: Run, question: Question, folder: Path, epochs: int, *, resume: bool, progress: Progress
 ) -> tuple[Recommender, Preparation]:
     settings = run.settings
-    prepared = prepare(question.fit, question.cut_us)
+    prepared = run.prepared(question)
     examples = make_examples(prepared, run.user_features, settings)
     recommender = new_recommender(prepared, examples, settings, settings.max_epochs)
     progress.on_phase("refit on everything before the test", epochs)
@@ -180,13 +195,16 @@ def train(run: Run, folder: Path, *, version: int, resume: bool, progress: Progr
 
 def _as_trained(run: Run, learnt: Learnt, version: int) -> TrainedModel:
     prepared = learnt.prepared
+    cold_ids = prepared.terms.cold_ids if prepared.terms else np.array([], object)
+    popularity = prepared.popularity.features[-1]
+    none_met = np.repeat(popularity[UNKNOWN, None], len(cold_ids), axis=0)
     return TrainedModel(
         version=version,
         recommender=learnt.recommender,
-        item_ids=run.log.item_ids[prepared.known_items],
+        item_ids=np.concatenate([run.log.item_ids[prepared.known_items], cold_ids]),
         event_types=run.log.event_types,
         user_ids=run.log.user_ids,
-        popularity=prepared.popularity.features[-1],
+        popularity=np.concatenate([popularity, none_met]),
         window_us=(int(prepared.fit.time_us.min()), prepared.cut_us),
         curve=[epoch.as_json() for epoch in learnt.curve],
         best_epoch=learnt.best_epoch,
