@@ -124,7 +124,7 @@ def status(
 
 def token(
     caller: Annotated[str, typer.Option(help="Whom the token is for; it stands in quotas and the audit log.")],
-    scope: Annotated[list[str], typer.Option(help="rank, record or admin; give it once for each.")],
+    scope: Annotated[list[str], typer.Option(help="rank, record, select or admin; give it once for each.")],
     days: Annotated[int | None, typer.Option(min=1, help="The token ends after so many days.")] = None,
 ) -> None:
     """Make a bearer token: it is shown once; the entry for gateway.authorization.tokens_file has only its hash.

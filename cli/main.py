@@ -21,6 +21,7 @@ from cli import (
     release,
     report,
     returns,
+    select,
     training,
     up,
 )
@@ -58,6 +59,7 @@ GROUPS = (
     returns,
     model_server,
     gateway,
+    select,
     feedback,
     outcomes,
     report,

@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from feature_repo import decision_segments
+from feature_repo.campaigns import Campaigns
 from feature_repo.event_log import EventLog
 from feature_repo.layout import StateDir
 from feature_repo.online import open_online
@@ -57,8 +58,8 @@ def known_holders(state: StateDir, settings: FeatureSettings) -> list[Holder]:
         finally:
             opened.close()
 
-    def decisions(user_id: str) -> Mapping[str, int]:
-        return {"decisions": decision_segments.erase_user(state.decisions, user_id)}
+    def campaigns(user_id: str) -> Mapping[str, int]:
+        return {"decided": Campaigns(state.campaigns).erase(user_id)} if state.campaigns.exists() else {}
 
     return [
         Holder(name="event log: feedback", erase=segments),
@@ -70,6 +71,7 @@ def known_holders(state: StateDir, settings: FeatureSettings) -> list[Holder]:
             name="decision log",
             erase=lambda user_id: {"decisions": decision_segments.erase_user(state.decisions, user_id)},
         ),
+        Holder(name="campaigns", erase=campaigns),
     ]
 
 

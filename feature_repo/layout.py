@@ -68,6 +68,11 @@ class StateDir:
         return self.root / "decisions"
 
     @property
+    def campaigns(self) -> Path:
+        """Whom campaigns chose."""
+        return self.root / "campaigns"
+
+    @property
     def reports(self) -> Path:
         """What `longtail report` writes."""
         return self.root / "reports"

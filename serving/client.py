@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ from longtail.activation.v1 import activation_pb2_grpc, feedback_pb2, feedback_p
 from serving.client_credentials import PLAINTEXT, ClientCredentials
 
 TIMEOUT_S = 5.0
+RESUMES = 5  # of a selection that a dependency broke off
+RESUME_S = 2.0
 LEAST_WIDTH = 120
 WIDEST = 1000
 
@@ -104,6 +107,24 @@ class Client:
         request = pb.ExplainDecisionRequest(decision_id=decision_id)
         response: pb.ExplainDecisionResponse = self._ask(self._activation.ExplainDecision, request)
         return response
+
+    def select(self, request: pb.SelectUsersRequest) -> Iterator[pb.UserDecision]:
+        """Goes on where a call was broken off by a dependency, up to `RESUMES` times."""
+        told = 0
+        for left in range(RESUMES, -1, -1):
+            try:
+                for place, decision in enumerate(
+                    self._activation.SelectUsers(request, metadata=self._credentials.metadata)
+                ):
+                    if place >= told:
+                        told = place + 1
+                        yield decision
+            except grpc.RpcError as error:
+                if error.code() is not grpc.StatusCode.UNAVAILABLE or not left:
+                    raise ClientError(self._explain(error)) from error
+                time.sleep(RESUME_S)
+            else:
+                return
 
     def status(self) -> Status:
         answer = self._ask(self._health.Check, health_pb2.HealthCheckRequest())

@@ -13,6 +13,7 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from feature_repo.campaigns import Campaigns
 from feature_repo.errors import LongtailError
 from longtail.activation.v1 import (
     activation_pb2,
@@ -24,6 +25,7 @@ from longtail.activation.v1 import (
 )
 from serving.gateway.access.gate import Gate
 from serving.gateway.access.tls import Certificates, check_exposure
+from serving.gateway.audience import ParquetAudience
 from serving.gateway.background import Chore
 from serving.gateway.boundary import Boundary
 from serving.gateway.explaining import Explain, nothing_kept
@@ -34,8 +36,10 @@ from serving.gateway.permits import Permits
 from serving.gateway.policy_book import PolicyBook
 from serving.gateway.ports import Ports
 from serving.gateway.privacy import Erase, PrivacyServicer
+from serving.gateway.selecting import Selector
 from serving.gateway.servicer import ActivationServicer, FeedbackServicer
 from serving.gateway.settings import GatewaySettings
+from serving.gateway.stream import Lane
 from serving.gateway.telemetry import Telemetry
 
 SERVICES: Final = (
@@ -44,6 +48,7 @@ SERVICES: Final = (
     privacy_pb2.DESCRIPTOR.services_by_name["PrivacyService"].full_name,
 )
 SERVING: Final = health_pb2.HealthCheckResponse.SERVING
+PEOPLE_ARE_SERVED_S: Final = 0.2  # for so long after a RankItems, streams give way
 NOT_SERVING: Final = health_pb2.HealthCheckResponse.NOT_SERVING
 
 _log = logging.getLogger(__name__)
@@ -106,6 +111,8 @@ def build(
     gate: Gate | None = None,
     erase: Erase | None = None,
     explain: Explain = nothing_kept,
+    campaigns: Campaigns | None = None,
+    audience: ParquetAudience | None = None,
     hide: Hide = nothing_hidden,
     clock: Callable[[], float] = time.time,
 ) -> Gateway:
@@ -126,6 +133,11 @@ def build(
     feedback_permits = Permits(
         Limit(settings.feedback_permits), retry_after_s=retry_after_s, taken=telemetry.permits_taken.labels("feedback")
     )
+    lane = Lane(most=settings.batch_users, beside=settings.batch_users_beside, busy_for_s=PEOPLE_ARE_SERVED_S)
+    selector = None
+    if campaigns is not None and audience is not None:
+        selector = Selector(campaigns=campaigns, audience=audience, ports=ports, lane=lane, stages=settings.stages)
+        closers = (*closers, selector.close)
     server = grpc.aio.server(interceptors=[Boundary(telemetry, gate, hide)], options=_options(settings))
     activation_pb2_grpc.add_ActivationServiceServicer_to_server(
         ActivationServicer(
@@ -136,6 +148,8 @@ def build(
             telemetry=telemetry,
             gate=gate,
             explain=explain,
+            lane=lane,
+            selector=selector,
             clock=clock,
         ),
         server,

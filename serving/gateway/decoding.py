@@ -56,7 +56,7 @@ SOURCES: Final = {
 }
 
 
-class _Checks:
+class Checks:
     """Collects violations, so that a caller learns all of them at once."""
 
     def __init__(self) -> None:
@@ -99,7 +99,7 @@ class _Checks:
 
 def decode_query(request: pb.RankItemsRequest, *, now_unix_s: float) -> Query:
     """Raises InvalidRequestError with every violation."""
-    checks = _Checks()
+    checks = Checks()
     checks.size("user_id", request.user_id, most=MAX_ID_BYTES)
     if not request.user_id and not request.history:
         checks.add("user_id", "is empty; give 1 to 256 bytes, or `history` to rank for an anonymous user")
@@ -154,14 +154,14 @@ def decode_decision_id(request: pb.ExplainDecisionRequest) -> str:
 
 
 def decode_state_query(request: pb.GetUserStateRequest, *, now_unix_s: float) -> Query:
-    checks = _Checks()
+    checks = Checks()
     checks.size("user_id", request.user_id, least=1, most=MAX_ID_BYTES)
     replayed = checks.time("now", request.now, now_unix_s=now_unix_s) if request.HasField("now") else None
     checks.close()
     return Query(user_id=UserId(request.user_id), now_unix_s=replayed)
 
 
-def _decode_history(history: Sequence[pb.Behavior], checks: _Checks, *, now_unix_s: float) -> tuple[Behavior, ...]:
+def _decode_history(history: Sequence[pb.Behavior], checks: Checks, *, now_unix_s: float) -> tuple[Behavior, ...]:
     if not checks.count("history", len(history), most=MAX_HISTORY, advice="send the newest"):
         return ()
     behaviors = []
@@ -179,14 +179,14 @@ def _decode_history(history: Sequence[pb.Behavior], checks: _Checks, *, now_unix
 
 
 def decode_forgotten(request: privacy_pb2.ForgetUserRequest) -> str:
-    checks = _Checks()
+    checks = Checks()
     checks.size("user_id", request.user_id, least=1, most=MAX_ID_BYTES)
     checks.close()
     return request.user_id
 
 
 def check_event_count(request: feedback_pb2.RecordEventsRequest) -> None:
-    checks = _Checks()
+    checks = Checks()
     if not request.events:
         checks.add("events", f"is empty; give 1 to {MAX_EVENTS}")
     checks.count("events", len(request.events), most=MAX_EVENTS, advice="send several calls")

@@ -146,6 +146,24 @@ class ErasureFailedError(RefusalError):
     reason = "ERASURE_FAILED"
 
 
+class OtherParametersError(RefusalError):
+    reason = "CAMPAIGN_CHANGED"
+
+
+class BusyError(RefusalError):
+    reason = "CAMPAIGN_BUSY"
+
+
+class SelectionFailedError(RefusalError):
+    """What is needed to choose users cannot be read; calling again goes on."""
+
+    reason = "SELECTION_FAILED"
+
+
+class QuietError(RefusalError):
+    reason = "QUIET_HOURS"
+
+
 class DecisionNotFoundError(RefusalError):
     reason = "NO_SUCH_DECISION"
 
@@ -173,6 +191,10 @@ CODES: Final[Mapping[type[RefusalError], grpc.StatusCode]] = {
     NotFullError: grpc.StatusCode.UNAVAILABLE,
     FeedbackError: grpc.StatusCode.UNAVAILABLE,
     ErasureFailedError: grpc.StatusCode.UNAVAILABLE,
+    OtherParametersError: grpc.StatusCode.FAILED_PRECONDITION,
+    BusyError: grpc.StatusCode.ABORTED,
+    SelectionFailedError: grpc.StatusCode.UNAVAILABLE,
+    QuietError: grpc.StatusCode.FAILED_PRECONDITION,
     DecisionNotFoundError: grpc.StatusCode.NOT_FOUND,
     DecisionUnreadableError: grpc.StatusCode.FAILED_PRECONDITION,
     DecisionArchiveError: grpc.StatusCode.UNAVAILABLE,

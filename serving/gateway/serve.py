@@ -12,6 +12,7 @@ from datetime import datetime
 from multiprocessing import get_context
 from typing import TYPE_CHECKING
 
+from feature_repo.campaigns import Campaigns
 from feature_repo.decision_segments import close_segments, work_aside
 from feature_repo.decisions import POLICIES
 from feature_repo.event_streams import open_sink
@@ -24,6 +25,7 @@ from serving.gateway import process, tracing
 from serving.gateway.access.gate import Gate, open_gate
 from serving.gateway.access.tls import is_loopback
 from serving.gateway.app import build, refuse_exposure
+from serving.gateway.audience import ParquetAudience
 from serving.gateway.background import Chore
 from serving.gateway.breaker import Breaker, GuardedFeatures, GuardedScorer
 from serving.gateway.decision_id import new_decision_id
@@ -120,6 +122,8 @@ async def serve(
             gate=gate,
             erase=_erase(state, features),
             explain=archive.explain,
+            campaigns=Campaigns(state.campaigns),
+            audience=ParquetAudience(state.features),
             hide=hiding(open_pseudonyms(features.pseudonym_key_file)),
         )
         stack.callback(serve_metrics(settings.metrics_address, telemetry))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import grpc
 
@@ -17,19 +17,19 @@ from serving.gateway.boundary import status_of
 from serving.gateway.course import Course
 from serving.gateway.deadline import Deadline, Stage
 from serving.gateway.domain import Query
-from serving.gateway.errors import RefusalError
+from serving.gateway.errors import RefusalError, SelectionFailedError
 from serving.gateway.explaining import Explain
 from serving.gateway.feedback import Feedback
 from serving.gateway.permits import Permits
 from serving.gateway.pipeline import rank, read_features
 from serving.gateway.policy_book import PolicyBook
 from serving.gateway.ports import Ports
+from serving.gateway.selecting import Selector
+from serving.gateway.selection_wire import decode_selection
 from serving.gateway.settings import GatewaySettings
 from serving.gateway.stream import Lane, answer_in_order
 from serving.gateway.telemetry import Telemetry
 from serving.gateway.user import describe
-
-PEOPLE_ARE_SERVED_S: Final = 0.2  # for so long after a RankItems, streams give way
 
 if TYPE_CHECKING:  # generic only in its stubs
     Context = grpc.aio.ServicerContext[Any, Any]
@@ -46,6 +46,8 @@ class ActivationServicer(activation_pb2_grpc.ActivationServiceServicer):
         telemetry: Telemetry,
         gate: Gate,
         explain: Explain,
+        lane: Lane,
+        selector: Selector | None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._ports = ports
@@ -56,7 +58,8 @@ class ActivationServicer(activation_pb2_grpc.ActivationServiceServicer):
         self._settings = settings
         self._telemetry = telemetry
         self._clock = clock
-        self._lane = Lane(most=settings.batch_users, beside=settings.batch_users_beside, busy_for_s=PEOPLE_ARE_SERVED_S)
+        self._lane = lane
+        self._selector = selector
 
     async def RankItems(self, request: pb.RankItemsRequest, context: Context) -> pb.RankItemsResponse:  # noqa: N802
         is_low = request.priority == pb.PRIORITY_BATCH
@@ -108,6 +111,16 @@ class ActivationServicer(activation_pb2_grpc.ActivationServiceServicer):
             )
             user, _ = describe(query, groups, now_unix_s=moment, lifecycle=self._ports.lifecycle)
         return encoding.encode_state(user, groups, course.degradations)
+
+    async def SelectUsers(  # noqa: N802
+        self, request: pb.SelectUsersRequest, context: Context
+    ) -> AsyncIterator[pb.UserDecision]:
+        policy = self._policies.policy
+        selection = decode_selection(request, policy=policy)
+        if self._selector is None:
+            raise SelectionFailedError("this gateway keeps no campaigns")
+        async for decision in self._selector.select(selection, policy, self._clock):
+            yield decision
 
     async def ExplainDecision(  # noqa: N802
         self, request: pb.ExplainDecisionRequest, context: Context

@@ -11,9 +11,11 @@ from typing import Any
 import grpc
 import pytest
 
+from feature_repo.campaigns import Campaigns
 from longtail.activation.v1 import activation_pb2_grpc, feedback_pb2_grpc
 from serving.gateway.access.gate import Gate
 from serving.gateway.app import Gateway, build
+from serving.gateway.audience import ParquetAudience
 from serving.gateway.explaining import Explain, nothing_kept
 from serving.gateway.feedback import Feedback
 from serving.gateway.hiding import Hide, nothing_hidden
@@ -68,6 +70,8 @@ async def start() -> AsyncIterator[Start]:
             telemetry: Telemetry | None = None,
             erase: Erase | None = None,
             explain: Explain = nothing_kept,
+            campaigns: Campaigns | None = None,
+            audience: ParquetAudience | None = None,
             hide: Hide = nothing_hidden,
             credentials: grpc.ChannelCredentials | None = None,
             clock: Callable[[], float] = lambda: NOW_S,
@@ -85,6 +89,8 @@ async def start() -> AsyncIterator[Start]:
                 gate=gate,
                 erase=erase,
                 explain=explain,
+                campaigns=campaigns,
+                audience=audience,
                 clock=clock,
                 hide=hide,
             )

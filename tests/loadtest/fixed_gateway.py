@@ -47,6 +47,10 @@ class FixedActivation(activation_pb2_grpc.ActivationServiceServicer):
     async def GetUserState(self, request, context):  # type: ignore[no-untyped-def]  # noqa: N802
         return activation_pb2.GetUserStateResponse(user_state=user_state(request.user_id))
 
+    async def SelectUsers(self, request, context):  # type: ignore[no-untyped-def]  # noqa: N802
+        for user_id in request.user_ids:
+            yield activation_pb2.UserDecision(user_id=user_id)
+
     async def ExplainDecision(self, request, context):  # type: ignore[no-untyped-def]  # noqa: N802
         return activation_pb2.ExplainDecisionResponse()
 

@@ -17,6 +17,7 @@ class Scope(StrEnum):
 
     RANK = "rank"
     RECORD = "record"
+    SELECT = "select"
     ADMIN = "admin"
 
 

@@ -33,6 +33,7 @@ SCOPES: Final[Mapping[str, Scope]] = {
     "BatchRankItems": Scope.RANK,
     "GetUserState": Scope.RANK,
     "ExplainDecision": Scope.RANK,
+    "SelectUsers": Scope.SELECT,
     "RecordEvents": Scope.RECORD,
     "ForgetUser": Scope.ADMIN,
 }

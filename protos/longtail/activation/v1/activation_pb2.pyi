@@ -783,6 +783,166 @@ class GetUserStateResponse(_message.Message):
 Global___GetUserStateResponse: _TypeAlias = GetUserStateResponse  # noqa: Y015
 
 @_typing.final
+class SelectUsersRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CAMPAIGN_ID_FIELD_NUMBER: _builtins.int
+    USER_IDS_FIELD_NUMBER: _builtins.int
+    SEGMENT_FIELD_NUMBER: _builtins.int
+    MAX_CONTACTS_FIELD_NUMBER: _builtins.int
+    MAX_COST_FIELD_NUMBER: _builtins.int
+    CHANNELS_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
+    HOLDOUT_RATE_FIELD_NUMBER: _builtins.int
+    campaign_id: _builtins.str
+    """Names the campaign for ever, 1 to 128 bytes. The same request again gives the same answers, and goes on where an
+    earlier call was broken off; nobody is chosen twice.
+    """
+    max_contacts: _builtins.int
+    """At most so many users are chosen, over 0. One of this and `max_cost` must be set; with both, both hold."""
+    max_cost: _builtins.float
+    """At most so much is spent, in the unit of the policy's channel costs, over 0."""
+    limit: _builtins.int
+    """How many items go with a contact, 1 to 200. Default 5."""
+    holdout_rate: _builtins.float
+    """Share of the chosen, 0 to 1, that is held out to measure the campaign by. Default 0.1."""
+    @_builtins.property
+    def user_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Who may be contacted: either these, at most 100000, each 1 to 256 bytes; duplicates count once ..."""
+
+    @_builtins.property
+    def segment(self) -> Global___Segment:
+        """... or these."""
+
+    @_builtins.property
+    def channels(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The channels that may be used, of those the policy names; empty means all."""
+
+    def __init__(
+        self,
+        *,
+        campaign_id: _builtins.str = ...,
+        user_ids: _abc.Iterable[_builtins.str] | None = ...,
+        segment: Global___Segment | None = ...,
+        max_contacts: _builtins.int | None = ...,
+        max_cost: _builtins.float | None = ...,
+        channels: _abc.Iterable[_builtins.str] | None = ...,
+        limit: _builtins.int | None = ...,
+        holdout_rate: _builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_holdout_rate", b"_holdout_rate", "_limit", b"_limit", "_max_contacts", b"_max_contacts", "_max_cost", b"_max_cost", "holdout_rate", b"holdout_rate", "limit", b"limit", "max_contacts", b"max_contacts", "max_cost", b"max_cost", "segment", b"segment"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_holdout_rate", b"_holdout_rate", "_limit", b"_limit", "_max_contacts", b"_max_contacts", "_max_cost", b"_max_cost", "campaign_id", b"campaign_id", "channels", b"channels", "holdout_rate", b"holdout_rate", "limit", b"limit", "max_contacts", b"max_contacts", "max_cost", b"max_cost", "segment", b"segment", "user_ids", b"user_ids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__holdout_rate: _TypeAlias = _typing.Literal["holdout_rate"]  # noqa: Y015
+    _WhichOneofArgType__holdout_rate: _TypeAlias = _typing.Literal["_holdout_rate", b"_holdout_rate"]  # noqa: Y015
+    _WhichOneofReturnType__limit: _TypeAlias = _typing.Literal["limit"]  # noqa: Y015
+    _WhichOneofArgType__limit: _TypeAlias = _typing.Literal["_limit", b"_limit"]  # noqa: Y015
+    _WhichOneofReturnType__max_contacts: _TypeAlias = _typing.Literal["max_contacts"]  # noqa: Y015
+    _WhichOneofArgType__max_contacts: _TypeAlias = _typing.Literal["_max_contacts", b"_max_contacts"]  # noqa: Y015
+    _WhichOneofReturnType__max_cost: _TypeAlias = _typing.Literal["max_cost"]  # noqa: Y015
+    _WhichOneofArgType__max_cost: _TypeAlias = _typing.Literal["_max_cost", b"_max_cost"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__holdout_rate) -> _WhichOneofReturnType__holdout_rate | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__limit) -> _WhichOneofReturnType__limit | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_contacts) -> _WhichOneofReturnType__max_contacts | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_cost) -> _WhichOneofReturnType__max_cost | None: ...
+
+Global___SelectUsersRequest: _TypeAlias = SelectUsersRequest  # noqa: Y015
+
+@_typing.final
+class Segment(_message.Message):
+    """Users by what the last build of features knew of them."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STATES_FIELD_NUMBER: _builtins.int
+    MIN_TAIL_PERCENTILE_FIELD_NUMBER: _builtins.int
+    MIN_DAYS_AWAY_FIELD_NUMBER: _builtins.int
+    MAX_DAYS_AWAY_FIELD_NUMBER: _builtins.int
+    min_tail_percentile: _builtins.float
+    """1 is the least active user."""
+    min_days_away: _builtins.float
+    """Days since the user was last seen."""
+    max_days_away: _builtins.float
+    @_builtins.property
+    def states(self) -> _containers.RepeatedScalarFieldContainer[Global___Lifecycle.ValueType]:
+        """Empty means all."""
+
+    def __init__(
+        self,
+        *,
+        states: _abc.Iterable[Global___Lifecycle.ValueType] | None = ...,
+        min_tail_percentile: _builtins.float | None = ...,
+        min_days_away: _builtins.float | None = ...,
+        max_days_away: _builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_days_away", b"_max_days_away", "_min_days_away", b"_min_days_away", "_min_tail_percentile", b"_min_tail_percentile", "max_days_away", b"max_days_away", "min_days_away", b"min_days_away", "min_tail_percentile", b"min_tail_percentile"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_days_away", b"_max_days_away", "_min_days_away", b"_min_days_away", "_min_tail_percentile", b"_min_tail_percentile", "max_days_away", b"max_days_away", "min_days_away", b"min_days_away", "min_tail_percentile", b"min_tail_percentile", "states", b"states"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__max_days_away: _TypeAlias = _typing.Literal["max_days_away"]  # noqa: Y015
+    _WhichOneofArgType__max_days_away: _TypeAlias = _typing.Literal["_max_days_away", b"_max_days_away"]  # noqa: Y015
+    _WhichOneofReturnType__min_days_away: _TypeAlias = _typing.Literal["min_days_away"]  # noqa: Y015
+    _WhichOneofArgType__min_days_away: _TypeAlias = _typing.Literal["_min_days_away", b"_min_days_away"]  # noqa: Y015
+    _WhichOneofReturnType__min_tail_percentile: _TypeAlias = _typing.Literal["min_tail_percentile"]  # noqa: Y015
+    _WhichOneofArgType__min_tail_percentile: _TypeAlias = _typing.Literal["_min_tail_percentile", b"_min_tail_percentile"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_days_away) -> _WhichOneofReturnType__max_days_away | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__min_days_away) -> _WhichOneofReturnType__min_days_away | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__min_tail_percentile) -> _WhichOneofReturnType__min_tail_percentile | None: ...
+
+Global___Segment: _TypeAlias = Segment  # noqa: Y015
+
+@_typing.final
+class UserDecision(_message.Message):
+    """What to do about one user."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    USER_ID_FIELD_NUMBER: _builtins.int
+    ANSWER_FIELD_NUMBER: _builtins.int
+    CHANNEL_FIELD_NUMBER: _builtins.int
+    COST_FIELD_NUMBER: _builtins.int
+    EXPECTED_EFFECT_FIELD_NUMBER: _builtins.int
+    BASIS_FIELD_NUMBER: _builtins.int
+    user_id: _builtins.str
+    channel: _builtins.str
+    cost: _builtins.float
+    expected_effect: _builtins.float
+    """By how much the contact is expected to raise the probability that the user comes back within the horizon."""
+    basis: _builtins.str
+    """What that stands on: "uplift_model", or "assumed": the policy's assumed effect, before there are data."""
+    @_builtins.property
+    def answer(self) -> Global___RankItemsResponse:
+        """`decision` SHOW: contact the user on `channel` now, with these items. HOLD_OUT: chosen, and not to be contacted.
+        SUPPRESSED: no channel may be used; the reason is that of the channel that was worth most, or "left_segment".
+        """
+
+    def __init__(
+        self,
+        *,
+        user_id: _builtins.str = ...,
+        answer: Global___RankItemsResponse | None = ...,
+        channel: _builtins.str = ...,
+        cost: _builtins.float = ...,
+        expected_effect: _builtins.float = ...,
+        basis: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "basis", b"basis", "channel", b"channel", "cost", b"cost", "expected_effect", b"expected_effect", "user_id", b"user_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UserDecision: _TypeAlias = UserDecision  # noqa: Y015
+
+@_typing.final
 class ExplainDecisionRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -51,6 +51,11 @@ class ActivationServiceStub:
                 request_serializer=longtail_dot_activation_dot_v1_dot_activation__pb2.GetUserStateRequest.SerializeToString,
                 response_deserializer=longtail_dot_activation_dot_v1_dot_activation__pb2.GetUserStateResponse.FromString,
                 _registered_method=True)
+        self.SelectUsers = channel.unary_stream(
+                '/longtail.activation.v1.ActivationService/SelectUsers',
+                request_serializer=longtail_dot_activation_dot_v1_dot_activation__pb2.SelectUsersRequest.SerializeToString,
+                response_deserializer=longtail_dot_activation_dot_v1_dot_activation__pb2.UserDecision.FromString,
+                _registered_method=True)
         self.ExplainDecision = channel.unary_unary(
                 '/longtail.activation.v1.ActivationService/ExplainDecision',
                 request_serializer=longtail_dot_activation_dot_v1_dot_activation__pb2.ExplainDecisionRequest.SerializeToString,
@@ -99,6 +104,21 @@ class ActivationServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def SelectUsers(self, request, context):
+        """Chooses whom to contact now under a budget: those whose return a contact is expected to raise most, each on the best
+        channel that caps, spacing, quiet hours and the user's consent leave open. Answers come best first, each once it is
+        on disk. Whoever the budget did not reach is in no answer. Record the event "contact" when it is sent.
+
+        INVALID_ARGUMENT: a field is out of its range (google.rpc.BadRequest names it).
+        FAILED_PRECONDITION: the campaign was started with other parameters; or every channel is in its quiet hours.
+        ABORTED: the campaign is being selected by another call.
+        UNAVAILABLE: the features or the campaigns cannot be read; call again to go on. Consent is never guessed.
+        buf:lint:ignore RPC_RESPONSE_STANDARD_NAME
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ExplainDecision(self, request, context):
         """Tells why a past decision was what it was: reads it from the decision log and computes it again, with the policy
         that decided.
@@ -129,6 +149,11 @@ def add_ActivationServiceServicer_to_server(servicer, server):
                     servicer.GetUserState,
                     request_deserializer=longtail_dot_activation_dot_v1_dot_activation__pb2.GetUserStateRequest.FromString,
                     response_serializer=longtail_dot_activation_dot_v1_dot_activation__pb2.GetUserStateResponse.SerializeToString,
+            ),
+            'SelectUsers': grpc.unary_stream_rpc_method_handler(
+                    servicer.SelectUsers,
+                    request_deserializer=longtail_dot_activation_dot_v1_dot_activation__pb2.SelectUsersRequest.FromString,
+                    response_serializer=longtail_dot_activation_dot_v1_dot_activation__pb2.UserDecision.SerializeToString,
             ),
             'ExplainDecision': grpc.unary_unary_rpc_method_handler(
                     servicer.ExplainDecision,
@@ -219,6 +244,33 @@ class ActivationService:
             '/longtail.activation.v1.ActivationService/GetUserState',
             longtail_dot_activation_dot_v1_dot_activation__pb2.GetUserStateRequest.SerializeToString,
             longtail_dot_activation_dot_v1_dot_activation__pb2.GetUserStateResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SelectUsers(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/longtail.activation.v1.ActivationService/SelectUsers',
+            longtail_dot_activation_dot_v1_dot_activation__pb2.SelectUsersRequest.SerializeToString,
+            longtail_dot_activation_dot_v1_dot_activation__pb2.UserDecision.FromString,
             options,
             channel_credentials,
             insecure,

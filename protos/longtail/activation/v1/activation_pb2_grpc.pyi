@@ -60,6 +60,17 @@ class ActivationServiceStub:
     """
     GetUserState: _grpc.UnaryUnaryMultiCallable[_activation_pb2.GetUserStateRequest, _activation_pb2.GetUserStateResponse]
     """Tells what is known of one user's activity, without ranking anything. Errors as for RankItems."""
+    SelectUsers: _grpc.UnaryStreamMultiCallable[_activation_pb2.SelectUsersRequest, _activation_pb2.UserDecision]
+    """Chooses whom to contact now under a budget: those whose return a contact is expected to raise most, each on the best
+    channel that caps, spacing, quiet hours and the user's consent leave open. Answers come best first, each once it is
+    on disk. Whoever the budget did not reach is in no answer. Record the event "contact" when it is sent.
+
+    INVALID_ARGUMENT: a field is out of its range (google.rpc.BadRequest names it).
+    FAILED_PRECONDITION: the campaign was started with other parameters; or every channel is in its quiet hours.
+    ABORTED: the campaign is being selected by another call.
+    UNAVAILABLE: the features or the campaigns cannot be read; call again to go on. Consent is never guessed.
+    buf:lint:ignore RPC_RESPONSE_STANDARD_NAME
+    """
     ExplainDecision: _grpc.UnaryUnaryMultiCallable[_activation_pb2.ExplainDecisionRequest, _activation_pb2.ExplainDecisionResponse]
     """Tells why a past decision was what it was: reads it from the decision log and computes it again, with the policy
     that decided.
@@ -100,6 +111,17 @@ class ActivationServiceAsyncStub(ActivationServiceStub):
     """
     GetUserState: _aio.UnaryUnaryMultiCallable[_activation_pb2.GetUserStateRequest, _activation_pb2.GetUserStateResponse]  # type: ignore[assignment]
     """Tells what is known of one user's activity, without ranking anything. Errors as for RankItems."""
+    SelectUsers: _aio.UnaryStreamMultiCallable[_activation_pb2.SelectUsersRequest, _activation_pb2.UserDecision]  # type: ignore[assignment]
+    """Chooses whom to contact now under a budget: those whose return a contact is expected to raise most, each on the best
+    channel that caps, spacing, quiet hours and the user's consent leave open. Answers come best first, each once it is
+    on disk. Whoever the budget did not reach is in no answer. Record the event "contact" when it is sent.
+
+    INVALID_ARGUMENT: a field is out of its range (google.rpc.BadRequest names it).
+    FAILED_PRECONDITION: the campaign was started with other parameters; or every channel is in its quiet hours.
+    ABORTED: the campaign is being selected by another call.
+    UNAVAILABLE: the features or the campaigns cannot be read; call again to go on. Consent is never guessed.
+    buf:lint:ignore RPC_RESPONSE_STANDARD_NAME
+    """
     ExplainDecision: _aio.UnaryUnaryMultiCallable[_activation_pb2.ExplainDecisionRequest, _activation_pb2.ExplainDecisionResponse]  # type: ignore[assignment]
     """Tells why a past decision was what it was: reads it from the decision log and computes it again, with the policy
     that decided.
@@ -155,6 +177,23 @@ class ActivationServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_activation_pb2.GetUserStateResponse, _abc.Awaitable[_activation_pb2.GetUserStateResponse]]:
         """Tells what is known of one user's activity, without ranking anything. Errors as for RankItems."""
+
+    @_abc_1.abstractmethod
+    def SelectUsers(
+        self,
+        request: _activation_pb2.SelectUsersRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_activation_pb2.UserDecision], _abc.AsyncIterator[_activation_pb2.UserDecision]]:
+        """Chooses whom to contact now under a budget: those whose return a contact is expected to raise most, each on the best
+        channel that caps, spacing, quiet hours and the user's consent leave open. Answers come best first, each once it is
+        on disk. Whoever the budget did not reach is in no answer. Record the event "contact" when it is sent.
+
+        INVALID_ARGUMENT: a field is out of its range (google.rpc.BadRequest names it).
+        FAILED_PRECONDITION: the campaign was started with other parameters; or every channel is in its quiet hours.
+        ABORTED: the campaign is being selected by another call.
+        UNAVAILABLE: the features or the campaigns cannot be read; call again to go on. Consent is never guessed.
+        buf:lint:ignore RPC_RESPONSE_STANDARD_NAME
+        """
 
     @_abc_1.abstractmethod
     def ExplainDecision(
