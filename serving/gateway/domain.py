@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import NamedTuple, NewType
@@ -71,7 +71,7 @@ class GroupStatus(StrEnum):
 
 
 class Behavior(NamedTuple):
-    """A tuple, as is Candidate: a request makes hundreds of them."""
+    """A tuple: a request makes dozens of them."""
 
     item_id: ItemId
     event_type: str
@@ -167,6 +167,27 @@ class Candidate(NamedTuple):
     source: Source
 
 
+@dataclass(frozen=True, slots=True)
+class Candidates:
+    """In columns of equal length: a request has hundreds, and most are looked at by column only."""
+
+    item_ids: tuple[ItemId, ...] = ()
+    sources: tuple[Source, ...] = ()
+
+    @classmethod
+    def of(cls, source: Source, item_ids: tuple[ItemId, ...]) -> Candidates:
+        return cls(item_ids, (source,) * len(item_ids))
+
+    def __len__(self) -> int:
+        return len(self.item_ids)
+
+    def __getitem__(self, place: int) -> Candidate:
+        return Candidate(self.item_ids[place], self.sources[place])
+
+    def __iter__(self) -> Iterator[Candidate]:
+        return map(Candidate, self.item_ids, self.sources)
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelVersion:
     name: str
@@ -189,7 +210,7 @@ class Scored:
     Each number is of float32 precision, as the decision log keeps it, so that a replay computes the same.
     """
 
-    candidates: tuple[Candidate, ...]
+    candidates: Candidates
     scores: Float32s  # [candidates], 0 without a model
     relevance: Floats  # [candidates], the model's score, or the prior's word
     novelty: Floats  # [candidates]

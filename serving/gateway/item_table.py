@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import repeat
 
 import numpy as np
 import numpy.typing as npt
@@ -80,7 +81,7 @@ class ItemTable:
 
     def rows(self, item_ids: Iterable[ItemId]) -> npt.NDArray[np.intp]:
         """Where the items are in each column; -1, the last row, for an unknown one."""
-        return np.asarray([self.index.get(item_id, -1) for item_id in item_ids], np.intp)  # [candidates]
+        return np.fromiter(map(self.index.get, item_ids, repeat(-1)), np.intp)  # [candidates]
 
 
 def _floats(values: Sequence[object]) -> Floats:

@@ -14,7 +14,7 @@ from serving.gateway.contact_rules import Contacts, refusal, with_chosen
 from serving.gateway.course import Course
 from serving.gateway.deadline import Deadline, Stage
 from serving.gateway.domain import (
-    Candidate,
+    Candidates,
     FeatureGroups,
     ModelUser,
     Priority,
@@ -156,7 +156,7 @@ async def read_features(
 
 
 async def score(
-    candidates: tuple[Candidate, ...],
+    candidates: Candidates,
     inputs: ModelUser,
     table: ItemTable,
     ports: Ports,
@@ -167,7 +167,7 @@ async def score(
     is_low: bool,
 ) -> Scored:
     """The model's scores; when it fails, the prior that the state has."""
-    item_ids = [candidate.item_id for candidate in candidates]
+    item_ids = candidates.item_ids
     rows = table.rows(item_ids)
     scores, model = np.zeros(len(item_ids), np.float32), None  # [candidates]
     if item_ids:
@@ -194,5 +194,5 @@ def with_exposures(scored: Scored, exposures: Mapping[str, float]) -> Scored:
     """What the user was shown in vain, at the log's precision."""
     if not exposures:
         return scored
-    counts = [exposures.get(candidate.item_id, 0.0) for candidate in scored.candidates]
+    counts = [exposures.get(item_id, 0.0) for item_id in scored.candidates.item_ids]
     return replace(scored, exposures=np.asarray(counts, np.float32).astype(np.float64))

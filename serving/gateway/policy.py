@@ -69,8 +69,8 @@ def _best_first(values: Floats, above: npt.NDArray[np.intp], scored: Scored) -> 
     order = above[np.argsort(-values[above], kind="stable")]
     ordered = values[order]
     if (ordered[1:] == ordered[:-1]).any():
-        candidates = scored.candidates
-        return sorted(above.tolist(), key=lambda place: (-values[place], candidates[place].item_id))
+        item_ids = scored.candidates.item_ids
+        return sorted(above.tolist(), key=lambda place: (-values[place], item_ids[place]))
     best: list[int] = order.tolist()
     return best
 

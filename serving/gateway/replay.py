@@ -11,7 +11,7 @@ import numpy as np
 from feature_repo.decisions import CANDIDATE_NUMBERS
 from feature_repo.lifecycle import Lifecycle
 from serving.gateway.domain import (
-    Candidate,
+    Candidates,
     Experiment,
     ItemId,
     ModelVersion,
@@ -72,9 +72,8 @@ def scored_of(decision: Mapping[str, Any]) -> Scored:
     codes = {name: code for code, name in enumerate(names)}
     is_prior = decision["model_name"] is None
     return Scored(
-        candidates=tuple(
-            Candidate(ItemId(item_id), Source(source))
-            for item_id, source in zip(decision["candidate_item_ids"], decision["candidate_sources"], strict=True)
+        candidates=Candidates(
+            tuple(map(ItemId, decision["candidate_item_ids"])), tuple(map(Source, decision["candidate_sources"]))
         ),
         scores=numbers["score"],
         relevance=wide["relevance"] if is_prior else wide["score"],

@@ -76,12 +76,12 @@ def _item(scored: Scored, position: Position, rank: int, explained: Weighting | 
     place = position.candidate
     terms: tuple[Term, ...] = () if explained is None else terms_of(scored, position, explained)
     return RankedItem(
-        item_id=scored.candidates[place].item_id,
+        item_id=scored.candidates.item_ids[place],
         rank=rank,
         score=float(scored.scores[place]),
         value=position.value,
         propensity=position.propensity,
-        source=scored.candidates[place].source,
+        source=scored.candidates.sources[place],
         is_exploration=position.is_exploration,
         terms=terms,
     )

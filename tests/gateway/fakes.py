@@ -12,7 +12,7 @@ from feature_repo.events import Event
 from feature_repo.settings import LifecycleSettings
 from serving.gateway.decision_id import new_decision_id
 from serving.gateway.domain import (
-    Candidate,
+    Candidates,
     ItemId,
     ModelUser,
     ModelVersion,
@@ -180,7 +180,7 @@ def scored(
 
     names = [f"i{place:03}" for place in range(count)] if item_ids is None else item_ids
     return Scored(
-        candidates=tuple(Candidate(ItemId(name), Source.CALLER) for name in names),
+        candidates=Candidates.of(Source.CALLER, tuple(map(ItemId, names))),
         scores=np.array(relevance, np.float32),
         relevance=column(relevance, 0.0),
         novelty=column(novelty, 0.5),

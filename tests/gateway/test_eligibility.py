@@ -3,7 +3,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving.gateway.domain import Candidate, Drop, ItemId, Source
+from serving.gateway.domain import Candidates, Drop, ItemId, Source
 from serving.gateway.eligibility import divide
 from tests.gateway.fakes import item_table
 
@@ -16,7 +16,7 @@ sets = st.frozensets(st.sampled_from(ITEMS))
 def test_kept_and_dropped_are_what_came_in(
     item_ids: list[ItemId], seen: frozenset[ItemId], excluded: frozenset[ItemId]
 ) -> None:
-    candidates = [Candidate(item_id=item_id, source=Source.CALLER) for item_id in item_ids]
+    candidates = Candidates.of(Source.CALLER, tuple(item_ids))
     division = divide(candidates, seen=seen, excluded=excluded, items=TABLE)
     kept = [candidate.item_id for candidate in division.kept]
     assert len(kept) + sum(division.dropped.values()) == len(item_ids)
@@ -25,14 +25,14 @@ def test_kept_and_dropped_are_what_came_in(
 
 
 def test_the_first_source_that_names_an_item_keeps_it() -> None:
-    candidates = [Candidate(item_id=ITEMS[1], source=source) for source in (Source.RETRIEVAL, Source.POPULAR)]
+    candidates = Candidates((ITEMS[1], ITEMS[1]), (Source.RETRIEVAL, Source.POPULAR))
     division = divide(candidates, seen=set(), excluded=set(), items=TABLE)
     assert [candidate.source for candidate in division.kept] == [Source.RETRIEVAL]
     assert division.dropped == {Drop.DUPLICATE: 1}
 
 
 def test_each_drop_has_its_reason() -> None:
-    candidates = [Candidate(item_id=item_id, source=Source.CALLER) for item_id in ITEMS[:4]]
+    candidates = Candidates.of(Source.CALLER, tuple(ITEMS[:4]))
     division = divide(candidates, seen={ITEMS[0]}, excluded={ITEMS[1]}, items=TABLE)
     assert [candidate.item_id for candidate in division.kept] == [ITEMS[2]]
     assert division.dropped == {Drop.SEEN: 1, Drop.EXCLUDED: 1, Drop.WITHDRAWN: 1}
