@@ -19,7 +19,8 @@ from typing import IO, Final
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from feature_repo.decisions import CLOSED_SUFFIX, OPEN_SUFFIX, SCHEMA, decode, load, parse, segments
+from feature_repo.decision_lines import parse
+from feature_repo.decisions import CLOSED_SUFFIX, OPEN_SUFFIX, SCHEMA, decode, load, segments
 
 ROWS_PER_GROUP: Final = 1000
 

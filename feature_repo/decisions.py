@@ -7,34 +7,30 @@ line came too late: the last one of a decision_id is what was answered, and `rea
 
 from __future__ import annotations
 
-import base64
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from feature_repo.errors import LongtailError
+from feature_repo.decision_lines import (
+    CANDIDATE_NUMBERS,
+    DecisionLogReadError,
+    categories_of,
+    items_of,
+    numbers_of,
+    parse,
+    sources_of,
+)
 
 SCHEMA_VERSION: Final = 1
 OPEN_SUFFIX: Final = ".jsonl"
 CLOSED_SUFFIX: Final = ".parquet"
 POLICIES: Final = "policies"
-
-# What the policy was given of each candidate, float32; a column that a line leaves out has its default throughout.
-CANDIDATE_NUMBERS: Final[Mapping[str, float]] = {
-    "score": 0.0,  # the model's probability; 0 when it did not answer
-    "relevance": np.nan,  # what stood for it then, from item statistics; missing when the model answered
-    "novelty": 1.0,
-    "exposures": 0.0,  # times shown without engagement, each counting less the longer ago
-    "rate": np.nan,  # smoothed share of those shown it who engaged; missing when nobody was
-    "trials": 0.0,  # how many were
-}
 
 _ITEM: Final = pa.struct(
     [
@@ -90,71 +86,14 @@ SCHEMA: Final = pa.schema(
     metadata={"longtail.decisions.schema_version": str(SCHEMA_VERSION)},
 )
 
-# A decision that says nothing: what a line has to have.
-EMPTY_LINE: Final[Mapping[str, Any]] = {
-    "v": SCHEMA_VERSION,
-    **dict.fromkeys(("decision_id", "user_id", "reason", "campaign_id", "surface", "channel", "policy_version"), ""),
-    **dict.fromkeys(("p_alive", "model_name", "model_version")),
-    **dict.fromkeys(("at_unix_s", "days_in_state", "history_length", "limit"), 0),
-    **dict.fromkeys(("contact_propensity", "tail_percentile"), 1.0),
-    **{"decision": "show", "state": "dormant", "objective": "auto", "explores": True, "dropped": {}, "numbers": ""},
-    **{name: [] for name in ("items", "experiments", "features", "degraded", "columns", "source_codes")},
-    **{name: [] for name in ("candidate_item_ids", "candidate_sources", "candidate_categories", "category_codes")},
-}
-
 _PLAIN: Final = tuple(
-    name for name in SCHEMA.names if not name.startswith("candidate_") and name not in ("dropped", "unit")
+    name for name in SCHEMA.names if not name.startswith("candidate_") and name not in ("dropped", "unit", "items")
 )
-
-
-class DecisionLogReadError(LongtailError):
-    """A file of the decision log is none, or of a version that this one does not know."""
-
-
-def pack(columns: Mapping[str, npt.NDArray[np.float32]]) -> dict[str, Any]:
-    """The numbers of the candidates as they stand in a line; columns at their default are left out."""
-    kept = {
-        name: column
-        for name, column in columns.items()
-        if not np.array_equal(column, np.full(len(column), CANDIDATE_NUMBERS[name], np.float32), equal_nan=True)
-    }
-    data = b"".join(column.astype("<f4", copy=False).tobytes() for column in kept.values())
-    return {"columns": list(kept), "numbers": base64.b64encode(data).decode()}
-
-
-def unpack(line: Mapping[str, Any]) -> dict[str, npt.NDArray[np.float32]]:
-    """
-    >>> line = pack({"score": np.array([0.5, 0.25], np.float32), "novelty": np.ones(2, np.float32)})
-    >>> line["columns"], unpack({**line, "candidate_item_ids": ["a", "b"]})["score"].tolist()
-    (['score'], [0.5, 0.25])
-    """
-    count = len(line["candidate_item_ids"])
-    data = np.frombuffer(base64.b64decode(line["numbers"]), "<f4").reshape(len(line["columns"]), count)
-    given = dict(zip(line["columns"], data, strict=True))
-    return {name: given.get(name, np.full(count, default, "<f4")) for name, default in CANDIDATE_NUMBERS.items()}
 
 
 def decode(lines: Sequence[bytes], *, where: Path) -> pa.Table:
     """Lines of an open segment as the schema has them. A last line that a crash cut short is left out."""
     return to_table([line for line, _ in parse(lines, where=where)])
-
-
-def parse(lines: Sequence[bytes], *, where: Path) -> Iterator[tuple[dict[str, Any], bytes]]:
-    """The lines as JSON, each with its bytes."""
-    for place, data in enumerate(lines, start=1):
-        try:
-            line = json.loads(data)
-            version = line["v"]
-        except (ValueError, KeyError, TypeError):
-            if place == len(lines):
-                return
-            raise DecisionLogReadError(f"{where}:{place} is no decision; move the file away to read the rest") from None
-        if version != SCHEMA_VERSION:
-            raise DecisionLogReadError(
-                f"{where}:{place} has schema version {version}, this longtail reads {SCHEMA_VERSION}; "
-                "read it with the version that wrote it"
-            )
-        yield line, data
 
 
 def to_table(lines: Sequence[Mapping[str, Any]]) -> pa.Table:
@@ -163,13 +102,13 @@ def to_table(lines: Sequence[Mapping[str, Any]]) -> pa.Table:
     }
     columns["unit"] = pa.array([line.get("unit", line["user_id"]) for line in lines], pa.string())
     columns["dropped"] = pa.array([list(line["dropped"].items()) for line in lines], SCHEMA.field("dropped").type)
+    columns["items"] = pa.array([items_of(line) for line in lines], SCHEMA.field("items").type)
     ids = [line["candidate_item_ids"] for line in lines]
     columns["candidate_item_ids"] = pa.array(ids, pa.list_(pa.string()))
-    for name, codes in (("candidate_sources", "source_codes"), ("candidate_categories", "category_codes")):
-        named = [[line[name][code] for code in line[codes]] for line in lines]
-        columns[name] = pa.array(named, pa.list_(pa.string()))
+    columns["candidate_sources"] = pa.array([sources_of(line) for line in lines], pa.list_(pa.string()))
+    columns["candidate_categories"] = pa.array([categories_of(line) for line in lines], pa.list_(pa.string()))
     offsets = pa.array(np.cumsum([0, *map(len, ids)]), pa.int32())
-    numbers = [unpack(line) for line in lines]
+    numbers = [numbers_of(line) for line in lines]
     for name in CANDIDATE_NUMBERS:
         flat = np.concatenate([one[name] for one in numbers]) if numbers else np.empty(0, np.float32)
         columns[f"candidate_{name}"] = pa.ListArray.from_arrays(offsets, pa.array(flat, pa.float32()))

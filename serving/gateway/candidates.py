@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from itertools import chain, islice
 from typing import Final
 
-from serving.gateway.domain import Candidates, ItemId, ModelUser, Query, Source
+from serving.gateway.domain import Candidates, ModelUser, Query, Source
 from serving.gateway.errors import CandidatesError, ModelError
 from serving.gateway.item_table import ItemTable
 from serving.gateway.ports import Ports

@@ -22,6 +22,8 @@ class Cause(StrEnum):
     QUEUE_FULL = "queue_full"
     CIRCUIT_OPEN = "circuit_open"
     DISK = "disk"
+    CRASH = "crash"
+    BUG = "bug"
 
 
 class DependencyError(LongtailError):

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from feature_repo import decisions
-from feature_repo.decisions import POLICIES, DecisionLogReadError
+from feature_repo.decision_lines import DecisionLogReadError
+from feature_repo.decisions import POLICIES
 from feature_repo.errors import LongtailError
 from serving.gateway.domain import RankedItem
 from serving.gateway.errors import DecisionArchiveError, DecisionNotFoundError, DecisionUnreadableError

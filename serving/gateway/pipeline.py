@@ -105,7 +105,7 @@ async def rank(query: Query, *, ports: Ports, policy: Policy, now_unix_s: float,
             course.degrade(error)
             items, _ = fill(scored, query=query, user=user, policy=decides, seed=None)
             ranking = replace(ranking, items=items, explores=False, degradations=course.degradations)
-            if error.cause is Cause.TIMEOUT:  # its line may come yet; the one after it says what was answered
+            if error.cause is not Cause.QUEUE_FULL:  # after a timeout its line may come yet: the last one counts
                 with suppress(DecisionLogError):
                     await ports.decisions.record(query, ranking, timeout_s=0)
 

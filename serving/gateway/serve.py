@@ -185,9 +185,11 @@ def _decisions(
     close()  # what a crash left
     decisions = JsonlDecisionLog(
         state.decisions,
-        capacity=settings.decision_queue,
-        segment_bytes=settings.decision_segment_mb * MIB,
-        fsync=settings.decision_fsync,
+        capacity=settings.decision_log.queue,
+        segment_bytes=settings.decision_log.segment_mb * MIB,
+        sync=settings.decision_log.sync,
+        write_s=settings.decision_log.write_ms / 1000,
+        sync_s=settings.decision_log.sync_ms / 1000,
         telemetry=telemetry,
         on_closed=close,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -19,6 +20,30 @@ class StageShares(BaseModel):
     candidates: float = Field(0.25, gt=0, lt=1, description="Retrieval by the model.")
     score: float = Field(0.35, gt=0, lt=1, description="Scoring by the model.")
     decision_log: float = Field(0.1, gt=0, lt=1, description="Making a randomised decision durable.")
+
+
+class Sync(StrEnum):
+    """What a ranking waits for before it is answered."""
+
+    EACH = "each"
+    INTERVAL = "interval"
+
+
+class DecisionLogSettings(BaseModel):
+    """When decisions are on disk, and how many may wait for it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    sync: Sync = Field(
+        Sync.INTERVAL,
+        description="interval: no answer waits for the disk; a crash of the gateway loses the decisions of the last "
+        "`write_ms`, one of the machine those of `sync_ms`, and they are counted. each: a randomised answer waits for "
+        "the sync of its line.",
+    )
+    write_ms: int = Field(20, ge=1, le=1000, description="interval: lines are handed to the system so often.")
+    sync_ms: int = Field(1000, ge=1, le=60_000, description="interval: and are synced to disk so often.")
+    queue: int = Field(4_000, ge=1, description="Decisions waiting to be written; more are refused.")
+    segment_mb: int = Field(64, ge=1, description="A segment of the decision log is closed at this size.")
 
 
 class RolloutSettings(BaseModel):
@@ -114,9 +139,7 @@ class GatewaySettings(BaseModel):
     item_check_s: float = Field(10, gt=0, description="How often the item statistics file is looked at.")
     remembered_users: int = Field(2_000, ge=0, description="Rows kept for when the feature store fails.")
 
-    decision_queue: int = Field(10_000, ge=1, description="Decisions waiting to be written; more are refused.")
-    decision_segment_mb: int = Field(64, ge=1, description="A segment of the decision log is closed at this size.")
-    decision_fsync: bool = Field(True, description="Survive a crash of the machine, not only of the process.")
+    decision_log: DecisionLogSettings = DecisionLogSettings()
 
     follow_feedback: bool = Field(True, description="Apply recorded events to the online store in this process.")
     follow_poll_ms: int = Field(20, ge=1, description="How often the event log is looked at for new events.")

@@ -112,7 +112,8 @@ class Telemetry:
         self.items = Gauge("longtail_items", "Items in memory.", registry=registry)
         self.decisions_written = Counter("longtail_decisions_written", "Lines of the decision log.", registry=registry)
         self.decisions_lost = Counter("longtail_decisions_lost", "Decisions not written.", ["cause"], registry=registry)
-        for cause in (Cause.QUEUE_FULL, Cause.DISK):  # from 0, so that the first one shows as an increase
+        # From 0, so that the first one shows as an increase.
+        for cause in (Cause.QUEUE_FULL, Cause.DISK, Cause.CRASH, Cause.BUG):
             self.decisions_lost.labels(cause.value)
 
     def saw(self, method: str, *, code: str, took_s: float, trail: Trail) -> None:

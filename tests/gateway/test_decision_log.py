@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import signal
 import subprocess
 import sys
@@ -13,11 +12,13 @@ from typing import Any
 
 import pytest
 
+from feature_repo.decision_lines import items_of, parse
 from feature_repo.lifecycle import Lifecycle
 from longtail.activation.v1 import activation_pb2 as pb
 from serving.gateway.decision_log import JsonlDecisionLog
 from serving.gateway.domain import Experiment, ItemId, Query, RankedItem, Ranking, Source, User, UserId
 from serving.gateway.errors import Cause, DecisionLogError
+from serving.gateway.settings import Sync
 from serving.gateway.telemetry import Telemetry
 from tests.gateway.conftest import Start, until
 from tests.gateway.fakes import NOW_S, World, scored
@@ -33,6 +34,29 @@ if __name__ == "__main__":
     workers = ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=work_aside)
     print(workers.submit(os.getpid).result(), flush=True)
     os.kill(os.getpid(), 9)
+"""
+CRASHES = """
+import asyncio, os, pathlib, sys, time
+
+from serving.gateway.decision_log import JsonlDecisionLog
+from serving.gateway.settings import Sync
+from serving.gateway.telemetry import Telemetry
+from tests.gateway.test_decision_log import QUERY, ranking
+
+directory = pathlib.Path(sys.argv[1])
+log = JsonlDecisionLog(
+    directory, capacity=100, segment_bytes=1 << 20, sync=Sync.INTERVAL, write_s=0.5, telemetry=Telemetry()
+)
+
+def record(count):
+    for place in range(count):
+        asyncio.run(log.record(QUERY, ranking(f"d{place}"), timeout_s=1))
+
+record(3)
+while not any(file.stat().st_size for file in directory.glob("*.jsonl")):
+    time.sleep(0.01)
+record(2)
+os.kill(os.getpid(), 9)
 """
 QUERY = Query(user_id=UserId("пользователь"), surface="home")
 
@@ -80,16 +104,17 @@ class Logs:
         self.telemetry = Telemetry()
         self.opened: list[JsonlDecisionLog] = []
 
-    def open(self, *, capacity: int = 100, segment_bytes: int = 1 << 20) -> JsonlDecisionLog:
+    def open(self, *, capacity: int = 100, segment_bytes: int = 1 << 20, sync: Sync = Sync.EACH) -> JsonlDecisionLog:
         log = JsonlDecisionLog(
-            self.directory, capacity=capacity, segment_bytes=segment_bytes, fsync=True, telemetry=self.telemetry
+            self.directory, capacity=capacity, segment_bytes=segment_bytes, sync=sync, telemetry=self.telemetry
         )
         self.opened.append(log)
         return log
 
     def lines(self) -> list[dict[str, Any]]:
         files = sorted(self.directory.glob("*.jsonl"))
-        return [json.loads(line) for file in files for line in file.read_text(encoding="utf-8").splitlines()]
+        lines = [line for file in files for line, _ in parse(file.read_bytes().splitlines(), where=file)]
+        return [{**line, "items": items_of(line)} for line in lines]
 
     def lost(self, cause: str) -> float:
         return self.telemetry.registry.get_sample_value("longtail_decisions_lost_total", {"cause": cause}) or 0.0
@@ -136,10 +161,58 @@ async def test_a_disk_that_refuses_is_told_and_counted_and_tried_again(logs: Log
     with pytest.raises(DecisionLogError) as failed:
         await log.record(QUERY, ranking(), timeout_s=10)
     assert failed.value.cause is Cause.DISK
-    assert logs.lost("disk") == 1
     logs.directory.unlink()
     await log.record(QUERY, ranking("later"), timeout_s=10)
     assert [line["decision_id"] for line in logs.lines()] == ["later"]
+    assert logs.lost("disk") == 0, "who waited was told, and recorded another answer"
+
+
+async def test_without_waiting_a_failing_disk_refuses_draws_keeps_what_it_took_and_writes_it_later(logs: Logs) -> None:
+    logs.directory.write_text("a file where the folder should be")
+    log = logs.open(sync=Sync.INTERVAL, capacity=2000)
+    await log.record(QUERY, ranking("drawn before it was known"), timeout_s=10)
+
+    async def tried_until(refused: bool) -> None:
+        for _ in range(1000):
+            is_refused = False
+            try:
+                await log.record(QUERY, ranking("drawn"), timeout_s=10)
+            except DecisionLogError as error:
+                is_refused = error.cause is Cause.DISK
+            if is_refused is refused:
+                return
+            await asyncio.sleep(0.01)
+        pytest.fail(f"never {'refused' if refused else 'taken'}")
+
+    await tried_until(True)
+    await log.record(QUERY, ranking("not drawn", propensity=1.0), timeout_s=10)
+    logs.directory.unlink()
+    await tried_until(False)
+    log.close()
+    written = [line["decision_id"] for line in logs.lines()]
+    assert written[0] == "drawn before it was known"
+    assert "not drawn" in written
+    assert logs.lost("disk") == 0
+
+
+async def test_without_waiting_every_decision_is_on_disk_after_close(logs: Logs) -> None:
+    log = logs.open(sync=Sync.INTERVAL)
+    for place in range(50):
+        await log.record(QUERY, ranking(f"d{place}"), timeout_s=0)
+    log.close()
+    assert [line["decision_id"] for line in logs.lines()] == [f"d{place}" for place in range(50)]
+    assert logs.open() and logs.lost("crash") == 0
+
+
+def test_what_a_crash_took_is_counted_by_the_next_gateway(logs: Logs) -> None:
+    killed = subprocess.run([sys.executable, "-c", CRASHES, str(logs.directory)], check=False)
+    assert killed.returncode == -signal.SIGKILL
+    running = logs.open()
+    assert len(logs.lines()) == 3
+    assert logs.lost("crash") == 2
+    logs.open()
+    assert logs.lost("crash") == 2, "the tally of the one that runs is not a crash"
+    running.close()
 
 
 async def test_a_full_queue_refuses_at_once_and_is_counted(logs: Logs, tmp_path: Path) -> None:

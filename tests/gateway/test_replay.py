@@ -15,12 +15,14 @@ from feature_repo.decision_segments import close_segments, erase_user
 from feature_repo.errors import LongtailError
 from feature_repo.lifecycle import Lifecycle
 from longtail.activation.v1 import activation_pb2 as pb
-from serving.gateway.decision_log import JsonlDecisionLog, encode
+from serving.gateway.decision_log import JsonlDecisionLog
+from serving.gateway.decision_record import encode
 from serving.gateway.domain import Objective, Query, Ranking, User, UserId
 from serving.gateway.experiments import assign
 from serving.gateway.policy_book import parse
 from serving.gateway.policy_document import Policy
 from serving.gateway.replay import explained, replay
+from serving.gateway.settings import Sync
 from serving.gateway.slate import fill, seed_of, unit_of
 from serving.gateway.telemetry import Telemetry
 from tests.gateway.conftest import Start
@@ -95,6 +97,14 @@ def test_another_policy_or_another_number_is_told() -> None:
     assert replay(decision, POLICY).differences
 
 
+def test_a_line_of_the_first_version_is_read_and_computed_again() -> None:
+    path = Path(__file__).with_name("decision_line_v1.jsonl")
+    (decision,) = decisions.decode(path.read_bytes().splitlines(), where=path).to_pylist()
+    assert decision["candidate_categories"][:3] == ["", "a", "b"]
+    assert len(decision["items"]) == 6
+    assert replay(decision, POLICY).is_identical
+
+
 def same(one: pa.Table, other: pa.Table) -> bool:
     return str(one.to_pylist()) == str(other.to_pylist())  # NaN is not itself
 
@@ -104,11 +114,11 @@ def opened_in(directory: Path) -> list[Path]:
 
 
 def open_log(directory: Path, *, segment_bytes: int = 1 << 20) -> JsonlDecisionLog:
-    return JsonlDecisionLog(directory, capacity=100, segment_bytes=segment_bytes, fsync=False, telemetry=Telemetry())
+    return JsonlDecisionLog(directory, capacity=100, segment_bytes=segment_bytes, sync=Sync.EACH, telemetry=Telemetry())
 
 
 async def test_what_is_open_and_what_is_closed_read_the_same(start: Start, world: World, tmp_path: Path) -> None:
-    log = open_log(tmp_path, segment_bytes=20_000)
+    log = open_log(tmp_path, segment_bytes=12_000)
     world.decisions = log  # type: ignore[assignment]
     running = await start(world)
     for place in range(20):
@@ -149,7 +159,7 @@ async def test_the_last_line_of_a_decision_is_what_was_answered(start: Start, wo
 async def test_a_forgotten_user_is_gone_also_from_what_is_being_written(
     start: Start, world: World, tmp_path: Path
 ) -> None:
-    log = open_log(tmp_path, segment_bytes=20_000)
+    log = open_log(tmp_path, segment_bytes=12_000)
     world.decisions = log  # type: ignore[assignment]
     running = await start(world)
 
@@ -178,8 +188,8 @@ def test_a_torn_last_line_is_left_out_and_any_other_is_told(tmp_path: Path) -> N
     path.write_bytes(line[:40] + b"\n" + line)
     with pytest.raises(LongtailError, match=r":1 is no decision"):
         decisions.read(tmp_path)
-    path.write_bytes(line.replace(b'"v":1', b'"v":2'))
-    with pytest.raises(LongtailError, match="schema version 2, this longtail reads 1"):
+    path.write_bytes(line.replace(b'"v":2', b'"v":9'))
+    with pytest.raises(LongtailError, match="schema version 9, this longtail reads 1 to 2"):
         decisions.read(tmp_path)
 
 

@@ -12,7 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from cli.main import app
-from feature_repo import decisions
+from feature_repo.decision_lines import EMPTY_LINE
 from feature_repo.errors import LongtailError
 from feature_repo.event_log import EventLog
 from feature_repo.events import Event
@@ -86,7 +86,7 @@ def test_our_own_log_is_joined_with_its_outcomes(run: Run, tmp_path: Path) -> No
     items = [{"item_id": "a", "rank": 1, "score": 0, "value": 1, "propensity": 1.0, "is_exploration": False}]
     items = [item | {"source": "popular"} for item in items]
     experiments = [{"layer": "l", "name": "x", "arm": "y", "version": "1"}]
-    common = {**decisions.EMPTY_LINE, "at_unix_s": NOW.timestamp(), "items": items, "experiments": experiments}
+    common = {**EMPTY_LINE, "at_unix_s": NOW.timestamp(), "items": items, "experiments": experiments}
     lines = [{**common, "decision_id": f"d{n}", "user_id": f"u{n}"} for n in range(200)]
     torn = "\n".join(map(json.dumps, lines)) + '\n{"decision_id": "torn'
     (state.decisions / "1.jsonl").write_text(torn)
