@@ -77,7 +77,10 @@ def to_line(
 
 
 def parse(lines: Sequence[bytes], *, where: Path) -> Iterator[tuple[dict[str, Any], bytes]]:
-    """The lines as JSON, each with its bytes. A last one that a crash cut short is left out."""
+    """The lines as JSON, each with its bytes; the items are an object each, as in version 1.
+
+    A last line that a crash cut short is left out.
+    """
     for place, data in enumerate(lines, start=1):
         try:
             line = json.loads(data)
@@ -91,18 +94,18 @@ def parse(lines: Sequence[bytes], *, where: Path) -> Iterator[tuple[dict[str, An
                 f"{where}:{place} has schema version {version}, this longtail reads {READABLE[0]} to {READABLE[-1]}; "
                 "read it with the version that wrote it"
             )
+        if version != 1:
+            line["items"] = _rows(line["items"])
         yield line, data
 
 
-def items_of(line: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    if line["v"] == 1:
-        found: list[Mapping[str, Any]] = line["items"]
-        return found
-    names = list(line["items"])
-    return [
-        {"rank": rank, **dict(zip(names, values, strict=True))}
-        for rank, values in enumerate(zip(*line["items"].values(), strict=True), start=1)
-    ]
+def _rows(items: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
+    """
+    >>> _rows({"item_id": ["a", "b"]})
+    [{'rank': 1, 'item_id': 'a'}, {'rank': 2, 'item_id': 'b'}]
+    """
+    rows = enumerate(zip(*items.values(), strict=True), start=1)
+    return [{"rank": rank, **dict(zip(items, values, strict=True))} for rank, values in rows]
 
 
 def sources_of(line: Mapping[str, Any]) -> list[str]:

@@ -21,7 +21,6 @@ from feature_repo.decision_lines import (
     CANDIDATE_NUMBERS,
     DecisionLogReadError,
     categories_of,
-    items_of,
     numbers_of,
     parse,
     sources_of,
@@ -87,7 +86,7 @@ SCHEMA: Final = pa.schema(
 )
 
 _PLAIN: Final = tuple(
-    name for name in SCHEMA.names if not name.startswith("candidate_") and name not in ("dropped", "unit", "items")
+    name for name in SCHEMA.names if not name.startswith("candidate_") and name not in ("dropped", "unit")
 )
 
 
@@ -102,7 +101,6 @@ def to_table(lines: Sequence[Mapping[str, Any]]) -> pa.Table:
     }
     columns["unit"] = pa.array([line.get("unit", line["user_id"]) for line in lines], pa.string())
     columns["dropped"] = pa.array([list(line["dropped"].items()) for line in lines], SCHEMA.field("dropped").type)
-    columns["items"] = pa.array([items_of(line) for line in lines], SCHEMA.field("items").type)
     ids = [line["candidate_item_ids"] for line in lines]
     columns["candidate_item_ids"] = pa.array(ids, pa.list_(pa.string()))
     columns["candidate_sources"] = pa.array([sources_of(line) for line in lines], pa.list_(pa.string()))

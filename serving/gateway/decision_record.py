@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy.typing as npt
+
 from feature_repo.decision_lines import to_line
-from serving.gateway.domain import Float32s, Floats, Query, RankedItem, Ranking, Scored
+from serving.gateway.domain import Query, RankedItem, Ranking, Scored
 
 
 def encode(query: Query, ranking: Ranking) -> bytes:
@@ -70,9 +72,14 @@ def _columns(items: tuple[RankedItem, ...]) -> dict[str, list[Any]]:
     }
 
 
-def _numbers(scored: Scored) -> dict[str, Floats | Float32s]:
+def _numbers(scored: Scored) -> dict[str, npt.NDArray[Any]]:
     """Columns that say nothing are left out."""
-    numbers = {"score": scored.scores, "novelty": scored.novelty, "rate": scored.rates, "trials": scored.trials}
+    numbers: dict[str, npt.NDArray[Any]] = {
+        "score": scored.scores,
+        "novelty": scored.novelty,
+        "rate": scored.rates,
+        "trials": scored.trials,
+    }
     if scored.is_prior:
         numbers["relevance"] = scored.relevance
     if scored.exposures.any():

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from feature_repo.decision_lines import items_of, parse
+from feature_repo.decision_lines import parse
 from feature_repo.lifecycle import Lifecycle
 from longtail.activation.v1 import activation_pb2 as pb
 from serving.gateway.decision_log import JsonlDecisionLog
@@ -113,8 +113,7 @@ class Logs:
 
     def lines(self) -> list[dict[str, Any]]:
         files = sorted(self.directory.glob("*.jsonl"))
-        lines = [line for file in files for line, _ in parse(file.read_bytes().splitlines(), where=file)]
-        return [{**line, "items": items_of(line)} for line in lines]
+        return [line for file in files for line, _ in parse(file.read_bytes().splitlines(), where=file)]
 
     def lost(self, cause: str) -> float:
         return self.telemetry.registry.get_sample_value("longtail_decisions_lost_total", {"cause": cause}) or 0.0

@@ -90,8 +90,8 @@ async def test_decisions_of_an_erased_user_and_of_another_version(start: Start, 
     world.decisions.close()  # type: ignore[attr-defined]
     (path,) = opened_in(tmp_path)
     kept = path.read_bytes()
-    path.write_bytes(kept.replace(b'"v":1', b'"v":2'))
-    with pytest.raises(grpc.aio.AioRpcError, match="schema version 2") as failed:
+    path.write_bytes(kept.replace(b'"v":2', b'"v":9'))
+    with pytest.raises(grpc.aio.AioRpcError, match="schema version 9") as failed:
         await explain(gateway, answer.decision_id)
     assert failed.value.code() is grpc.StatusCode.FAILED_PRECONDITION
     path.write_bytes(kept)
