@@ -51,9 +51,15 @@ def replay(decision: Mapping[str, Any], policy: Policy) -> Replay:
 def arrange_again(decision: Mapping[str, Any], policy: Policy) -> tuple[tuple[RankedItem, ...], Scored]:
     """What this policy makes of the logged candidates, in the arms that the user was in."""
     experiments = tuple(Experiment(**one) for one in decision["experiments"])
-    decides = replayed(policy, experiments)
+    return arrange_under(decision, replayed(policy, experiments), experiments)
+
+
+def arrange_under(
+    decision: Mapping[str, Any], policy: Policy, experiments: tuple[Experiment, ...] = ()
+) -> tuple[tuple[RankedItem, ...], Scored]:
+    """What a policy makes of the logged candidates; `experiments` only name what else the draws depend on."""
     scored = scored_of(decision)
-    seed = seed_of(decides, experiments, decision["unit"], now_unix_s=decision["at_unix_s"])
+    seed = seed_of(policy, experiments, decision["unit"], now_unix_s=decision["at_unix_s"])
     query = Query(
         user_id=UserId(decision["user_id"]),
         limit=decision["limit"],
@@ -61,7 +67,7 @@ def arrange_again(decision: Mapping[str, Any], policy: Policy) -> tuple[tuple[Ra
         explain=True,
     )
     seed_or_none = seed if decision["explores"] else None
-    items, _ = fill(scored, query=query, user=user_of(decision), policy=decides, seed=seed_or_none)
+    items, _ = fill(scored, query=query, user=user_of(decision), policy=policy, seed=seed_or_none)
     return items, scored
 
 
