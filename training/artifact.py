@@ -11,12 +11,15 @@ from typing import Any
 import numpy as np
 
 from feature_repo.errors import LongtailError
+from training import blend_file
+from training.blend import Blend
 from training.items import ItemTerms
 from training.model import Recommender, build
 from training.shape import ModelShape
 from training.vocabulary import FIRST_ROW, UNKNOWN
 
-FORMAT = 2
+FORMAT = 3
+BLEND = "blend.npz"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +32,7 @@ class TrainedModel:
     event_types: np.ndarray  # str [types]; type k is row FIRST_ROW + k
     user_ids: np.ndarray  # str [users]; user k is row 1 + k of δ
     popularity: np.ndarray  # float32 [rows, P], at the end of the training window
+    blend: Blend  # with the tables of the end of the training window
     window_us: tuple[int, int]  # first event, and the cut: events strictly before it
     curve: list[dict[str, Any]] = field(default_factory=list)  # of the search on validation
     best_epoch: int = 0
@@ -100,6 +104,7 @@ def save(model: TrainedModel, directory: Path) -> None:
         popularity=model.popularity,
         user_weights=model.user_weights(),
     )
+    blend_file.save(model.blend, draft / BLEND)
     described = {
         "format": FORMAT,
         "version": model.version,
@@ -127,6 +132,7 @@ def load(directory: Path) -> TrainedModel:
             event_types=tables["event_types"].astype(object),
             user_ids=tables["user_ids"].astype(object),
             popularity=tables["popularity"],
+            blend=blend_file.load(directory / BLEND),
             window_us=(described["window_us"][0], described["window_us"][1]),
             curve=described["curve"],
             best_epoch=described["best_epoch"],

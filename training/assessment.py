@@ -32,7 +32,6 @@ class Assessment:
     answers: Mapping[str, Answer]
     slices: Mapping[str, np.ndarray]  # bool [users]
     sheet: Sheet
-    calibration: tuple[float, float]
     known_items: np.ndarray  # int64 [items], item codes in row order
 
 
@@ -42,7 +41,6 @@ def assess(
     scorers: Mapping[str, Scorer],
     state: np.ndarray,
     *,
-    calibration: tuple[float, float],
     settings: TrainingSettings,
     k: int = 10,
 ) -> Assessment:
@@ -59,7 +57,6 @@ def assess(
         answers={name: ask(sheet, scorer, share, seed=settings.seed, k=k) for name, scorer in scorers.items()},
         slices=cut,
         sheet=sheet,
-        calibration=calibration,
         known_items=prepared.known_items,
     )
 
@@ -130,7 +127,7 @@ def _with_accuracy(assessment: Assessment, name: str) -> dict[str, np.ndarray]:
     which favours them.
     """
     answer, sheet = assessment.answers[name], assessment.sheet
-    own = assessment.calibration if name == MODEL else platt(answer.target_score, answer.negative_score)
+    own = (1.0, 0.0) if name == MODEL else platt(answer.target_score, answer.negative_score)
     right = (probability(answer.target_score, *own) >= 0.5) * 0.5 + (
         probability(answer.negative_score, *own) < 0.5
     ) * 0.5
@@ -143,12 +140,9 @@ def _calibration(assessment: Assessment) -> dict[str, JsonValue]:
     answer = assessment.answers[MODEL]
     score = np.concatenate([answer.target_score, answer.negative_score])
     label = np.concatenate([np.ones(len(answer.target_score)), np.zeros(len(answer.negative_score))])
-    calibrated = probability(score, *assessment.calibration)
+    calibrated = probability(score, 1.0, 0.0)
     return {
-        "slope": assessment.calibration[0],
-        "offset": assessment.calibration[1],
         "error": metrics.calibration_error(calibrated, label),
-        "error_before": metrics.calibration_error(probability(score, 1.0, 0.0), label),
         "curve": metrics.reliability(calibrated, label),
     }
 

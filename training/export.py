@@ -16,6 +16,8 @@ from feature_repo.errors import LongtailError
 from longtail.tfserving import message_class
 from training import serving_contract
 from training.artifact import TrainedModel
+from training.blend import Past
+from training.calibration import probability
 from training.model import example_inputs
 from training.serving_graph import ServingGraph
 from training.vocabulary import FIRST_ROW, PADDING
@@ -90,7 +92,16 @@ def _trained_scores(model: TrainedModel, rows: dict[str, np.ndarray], inputs: di
     logits = recommender.rank_logits(
         user, items, recommender.items(items), model.popularity[items], inputs["user_weights"]
     )
-    return np.where(items == PADDING, 0.0, np.asarray(recommender.probability(logits)))
+    past = Past(items=rows["history_items"], age_s=rows["history_age_s"])
+    head = np.zeros((len(items), len(model.popularity)), np.float32)
+    np.put_along_axis(head, items, np.asarray(logits), axis=1)
+    everything = np.broadcast_to(np.arange(head.shape[1]), head.shape)
+    dots = np.asarray(
+        recommender.retrieve_logits(user, everything, recommender.items(everything), model.popularity[everything])
+    )
+    popularity = np.broadcast_to(model.blend.popularity, (len(items), *model.blend.popularity.shape))
+    log_odds = model.blend.logits(model.blend.rank, past, popularity, dots=dots, head=head)
+    return np.where(items == PADDING, 0.0, probability(np.take_along_axis(log_odds, items, axis=1), 1.0, 0.0))
 
 
 def _sample(

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
 
+from training.blend import Blend, Mix, Past
 from training.examples import Moments, Tables, history_inputs
 from training.model import Recommender
 from training.popularity import POPULARITY_FEATURES, PopularityTable
@@ -85,10 +86,30 @@ class ModelScorer:
     def __call__(self, users: slice) -> np.ndarray:
         return self.logits(users)["rank"]
 
+    def at(self, users: slice, items: np.ndarray) -> np.ndarray:
+        """`rank` of some item rows [users, items] alone."""
+        batch = {name: values[users] for name, values in self.inputs.items()}
+        batch["candidate_items"] = items.astype(np.int32)
+        period = self.table.periods(self.as_of_us[users])
+        batch["candidate_popularity"] = self.table.features[period[:, None], items]
+        logits: np.ndarray = self.recommender.predict_on_batch(batch)["rank"]
+        return logits
+
+    def of(self, users: np.ndarray, is_emptied: np.ndarray) -> ModelScorer:
+        """The scorer of some of the users, some of them as if nothing were known of them."""
+        inputs = {name: values[users] for name, values in self.inputs.items()}
+        for name, values in inputs.items():
+            values[is_emptied] = np.nan if name == "user_features" else 0
+        return replace(self, inputs=inputs, as_of_us=self.as_of_us[users])
+
+    def past(self, users: slice) -> Past:
+        """What these users did."""
+        return Past(items=self.inputs["history_items"][users], age_s=self.inputs["history_age_s"][users])
+
 
 @dataclass(frozen=True, kw_only=True)
 class RetrievalScorer:
-    """The retrieval half of the model alone."""
+    """The retrieval half of the network alone."""
 
     model: ModelScorer
 
@@ -104,3 +125,23 @@ def model_scorer(
     inputs = history_inputs(question.history, moments, tables, length=recommender.model_shape.history_length)
     inputs |= {"user_features": user_features, "user": moments.user + 1}
     return ModelScorer(recommender=recommender, inputs=inputs, table=table, as_of_us=moments.as_of_us)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlendScorer:
+    """The blend over the whole catalogue; calibrated log-odds."""
+
+    blend: Blend
+    network: ModelScorer
+    windows: PopularityTable  # the blend's popularity channels
+    mix: Mix  # of the blend
+
+    def __call__(self, users: slice) -> np.ndarray:
+        popularity = self.windows.features[self.windows.periods(self.network.as_of_us[users])]
+        return self.blend.logits(
+            self.mix,
+            self.network.past(users),
+            popularity,
+            dots=self.network.retrieval_logits(users),
+            head=self.network(users) if self.mix.reads_head else None,
+        )

@@ -7,6 +7,7 @@ from typing import Any
 import tensorflow as tf
 
 from training.artifact import TrainedModel
+from training.blend_graph import BlendGraph
 from training.model import EncodedUser
 from training.vocabulary import FIRST_ROW, PADDING, UNKNOWN
 
@@ -25,6 +26,7 @@ class ServingGraph(tf.Module):  # type: ignore[misc]  # the library ships no typ
         self._types = _table([str(event_type) for event_type in model.event_types])
         self._item_ids = tf.constant(["", ""] + [str(item) for item in model.item_ids])  # [rows]
         self._popularity = tf.constant(model.popularity)  # [rows, P]
+        self._blend = BlendGraph(model.blend)
         self._k = min(retrieve_k, len(model.item_ids))
         self._length = model.shape.history_length
         self._width = model.shape.embedding_size
@@ -51,6 +53,7 @@ class ServingGraph(tf.Module):  # type: ignore[misc]  # the library ships no typ
         root = tf.Module(name="longtail")
         root.model_variables = [variable.value for variable in self._model.variables]
         root.tables = [self._items, self._types]
+        root.blend = self._blend
         return root
 
     def user_specs(self) -> dict[str, tf.TensorSpec]:
@@ -66,18 +69,22 @@ class ServingGraph(tf.Module):  # type: ignore[misc]  # the library ships no typ
 
     def rank(self, *, candidate_item_ids: tf.Tensor, **user_inputs: tf.Tensor) -> dict[str, tf.Tensor]:
         """Calibrated probabilities [batch, candidates]; 0 where the candidate id is empty."""
-        user, _ = self._encode(user_inputs)
+        user, history = self._encode(user_inputs)
         rows = self._items.lookup(candidate_item_ids)  # [batch, candidates]
         vectors = self._model.items(rows)
         popularity = tf.gather(self._popularity, rows)
         weights = self._user_weights(user_inputs)
         logits = self._model.rank_logits(user, rows, vectors, popularity, weights)
-        return {"scores": tf.where(rows == PADDING, 0.0, self._model.probability(logits))}
+        dots = self._model.retrieve_logits(user, rows, vectors, popularity)
+        weighed = self._blend.weigh(history, user_inputs["history_age_s"])
+        log_odds = self._blend.rank(weighed, rows, dots, logits)
+        return {"scores": tf.where(rows == PADDING, 0.0, tf.sigmoid(log_odds))}
 
     def retrieve(self, **user_inputs: tf.Tensor) -> dict[str, tf.Tensor]:
         """The K best of the catalogue that are not in the history, best first; ids "" where there are fewer."""
         user, history = self._encode(user_inputs)
-        logits = self._catalogue_logits(user)
+        weighed = self._blend.weigh(history, user_inputs["history_age_s"])
+        logits = self._blend.catalogue(weighed, self._catalogue_logits(user))
         batch = tf.shape(history)[0]
         index = tf.stack([tf.repeat(tf.range(batch), self._length), tf.reshape(history, [-1])], axis=1)
         logits = tf.tensor_scatter_nd_min(logits, index, tf.fill([batch * self._length], UNSEEN_SCORE))
@@ -86,7 +93,7 @@ class ServingGraph(tf.Module):  # type: ignore[misc]  # the library ships no typ
         ids = tf.gather(self._item_ids, top.indices + FIRST_ROW)
         return {
             "item_ids": tf.where(is_seen, "", ids),
-            "scores": tf.where(is_seen, 0.0, self._model.probability(top.values)),
+            "scores": tf.where(is_seen, 0.0, tf.sigmoid(top.values)),
         }
 
     def encode_user(self, **user_inputs: tf.Tensor) -> dict[str, tf.Tensor]:

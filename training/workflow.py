@@ -18,10 +18,11 @@ from training import artifact
 from training.artifact import TrainedModel
 from training.assessment import MODEL, RETRIEVAL, Assessment, assess, peer_scorers
 from training.attributes import item_vectors, items_without
-from training.calibration import platt
+from training.blend import Blend, popularity_windows
+from training.blend_fitting import fit_blend
 from training.checkpoint import Checkpoints
 from training.engagements import Engagements
-from training.evaluation import ask, make_sheet, share_of_users, validation_ndcg
+from training.evaluation import make_sheet, validation_ndcg
 from training.evidence import Evidence, learn_evidence
 from training.examples import Moments
 from training.fitting import (
@@ -38,7 +39,8 @@ from training.fitting import (
 from training.items import ItemTerms, item_terms
 from training.log_reader import LogReader, UserColumns, open_log
 from training.model import Recommender
-from training.scoring import ModelScorer, RetrievalScorer, Scorer, model_scorer
+from training.neighbours import neighbours_of
+from training.scoring import BlendScorer, ModelScorer, RetrievalScorer, Scorer, model_scorer
 from training.settings import TrainingSettings
 from training.split import Question, Split, split
 from training.vocabulary import FIRST_ROW, UNKNOWN
@@ -47,6 +49,7 @@ MODEL_FOLDER = "model"
 
 MakeScorer = Callable[[Question, np.ndarray, np.ndarray], Scorer]
 """(question, user features [moments, F], ids of the item rows from FIRST_ROW on) → who else is asked."""
+NO_IDS: Final = np.array([], object)
 NOBODY: Final[Mapping[str, MakeScorer]] = {}
 
 
@@ -68,8 +71,10 @@ class Run:
     settings: TrainingSettings
     catalogue: Path | None = None  # items.parquet
 
-    def evidence(self, prepared: Preparation) -> Evidence:
-        vectors = item_vectors(self.catalogue, self.log.item_ids[prepared.known_items])
+    def evidence(self, prepared: Preparation, cold_ids: np.ndarray = NO_IDS) -> Evidence:
+        """What is learnt before the cut; the content of items that nobody has met follows the others."""
+        ids = np.concatenate([self.log.item_ids[prepared.known_items], cold_ids])
+        vectors = item_vectors(self.catalogue, ids)
         return learn_evidence(prepared.fit, prepared.tables.item_row, prepared.num_rows, vectors)
 
     def prepared(self, question: Question) -> Preparation:
@@ -100,9 +105,10 @@ class Run:
 
 @dataclass(frozen=True, kw_only=True)
 class Learnt:
-    """A recommender with the rows it speaks, calibrated."""
+    """A recommender and its blend with the rows they speak."""
 
     recommender: Recommender
+    blend: Blend
     prepared: Preparation
     curve: list[Epoch]  # of the search on validation
     best_epoch: int
@@ -115,23 +121,36 @@ def start(events: Path, features: FeatureSettings, settings: TrainingSettings, *
 
 
 def learn(run: Run, made: Split, folder: Path, *, resume: bool, refit: bool, progress: Progress) -> Learnt:
-    """Searches the number of epochs on validation, calibrates there, then refits on all that may be learnt from.
+    """Searches the number of epochs and the blend on validation, then refits on all that may be learnt from.
 
     Without `refit` the searched model itself is the result: leave-one-out fits on train only.
     """
     searched, prepared, scorer = _search(run, made.validation, folder, resume=resume, progress=progress)
-    sheet = make_sheet(made.validation, prepared.tables.item_row, prepared.num_rows)
-    share = share_of_users(sheet, prepared.tables.item_row[prepared.fit.item], prepared.fit.user)
-    answer = ask(sheet, scorer, share, seed=run.settings.seed)
-    slope_and_offset = platt(answer.target_score, answer.negative_score)
+    progress.on_phase("blend on validation", 0)
+    blend = fit_blend(made.validation, prepared, run.evidence(prepared), scorer, seed=run.settings.seed)
     recommender = searched.recommender
     if refit:
         recommender, prepared = _refit(run, made.test, folder, searched.best_epoch, resume=resume, progress=progress)
+        blend = _blend_at_cut(run, blend, prepared)
     rarity = np.bincount(prepared.tables.item_row[prepared.fit.item], minlength=prepared.num_rows)[FIRST_ROW:]
     recommender = artifact.folded(recommender, prepared.terms, rarity)
     artifact.settle_unknown_item(recommender)
-    recommender.calibration.assign(slope_and_offset)
-    return Learnt(recommender=recommender, prepared=prepared, curve=searched.epochs, best_epoch=searched.best_epoch)
+    return Learnt(
+        recommender=recommender,
+        blend=blend,
+        prepared=prepared,
+        curve=searched.epochs,
+        best_epoch=searched.best_epoch,
+    )
+
+
+def _blend_at_cut(run: Run, blend: Blend, prepared: Preparation) -> Blend:
+    """The blend for serving: of the end of the training window, with the catalogue's items that nobody has met yet."""
+    cut_us = np.array([prepared.cut_us])
+    popularity = popularity_windows(prepared.fit, prepared.tables.item_row, prepared.num_rows, cut_us).features[-1]
+    cold_ids = prepared.terms.cold_ids if prepared.terms else NO_IDS
+    none_met = np.repeat(popularity[UNKNOWN, None], len(cold_ids), axis=0)
+    return blend.at(neighbours_of(run.evidence(prepared, cold_ids)), np.concatenate([popularity, none_met]))
 
 
 def _search(
@@ -205,6 +224,7 @@ def _as_trained(run: Run, learnt: Learnt, version: int) -> TrainedModel:
         event_types=run.log.event_types,
         user_ids=run.log.user_ids,
         popularity=np.concatenate([popularity, none_met]),
+        blend=learnt.blend,
         window_us=(int(prepared.fit.time_us.min()), prepared.cut_us),
         curve=[epoch.as_json() for epoch in learnt.curve],
         best_epoch=learnt.best_epoch,
@@ -224,7 +244,7 @@ def evaluate(
             "run `longtail train` again"
         )
     prepared = prepare(question.fit, question.cut_us)
-    return question, _assess(run, question, prepared, model.recommender, k=k, also=also)
+    return question, _assess(run, question, prepared, model.recommender, model.blend, k=k, also=also)
 
 
 def evaluate_leave_one_out(
@@ -233,7 +253,7 @@ def evaluate_leave_one_out(
     """Fits a model of its own on the train part and asks it the test question."""
     made = split(run.log, "leave-one-out", run.settings)
     learnt = learn(run, made, folder / "leave-one-out", resume=resume, refit=False, progress=progress)
-    return made.test, _assess(run, made.test, learnt.prepared, learnt.recommender, k=k), learnt
+    return made.test, _assess(run, made.test, learnt.prepared, learnt.recommender, learnt.blend, k=k), learnt
 
 
 def _assess(
@@ -241,22 +261,26 @@ def _assess(
     question: Question,
     prepared: Preparation,
     recommender: Recommender,
+    blend: Blend,
     *,
     k: int,
     also: Mapping[str, MakeScorer] = NOBODY,
 ) -> Assessment:
     columns = run.user_columns(question.moments)
-    model = model_scorer(recommender, question, prepared.tables, columns.features, prepared.popularity)
-    own: dict[str, Scorer] = {MODEL: model, RETRIEVAL: RetrievalScorer(model=model)}
+    network = model_scorer(recommender, question, prepared.tables, columns.features, prepared.popularity)
+    windows = popularity_windows(prepared.fit, prepared.tables.item_row, prepared.num_rows, question.moments.as_of_us)
+    met = blend.of_rows(prepared.num_rows)
+    own: dict[str, Scorer] = {
+        MODEL: BlendScorer(blend=met, mix=blend.rank, network=network, windows=windows),
+        RETRIEVAL: BlendScorer(blend=met, mix=blend.retrieve, network=network, windows=windows),
+    }
     row_items = question.fit.item_ids[prepared.known_items]
     own |= {name: make(question, columns.features, row_items) for name, make in also.items()}
-    slope, offset = (float(value) for value in np.asarray(recommender.calibration))
     return assess(
         question,
         prepared,
         own | peer_scorers(question, prepared, run.evidence(prepared)),
         columns.state,
-        calibration=(slope, offset),
         settings=run.settings,
         k=k,
     )
@@ -270,7 +294,6 @@ def assess_peers(run: Run, question: Question) -> Assessment:
         prepared,
         peer_scorers(question, prepared, run.evidence(prepared)),
         run.user_columns(question.moments).state,
-        calibration=(1.0, 0.0),
         settings=run.settings,
     )
 
