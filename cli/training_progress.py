@@ -24,7 +24,7 @@ def shown() -> Iterator[TrainingProgress]:
             for task in tasks:
                 bars.remove_task(task)
             tasks[:] = [bars.add_task(name, total=None)]
-            console.print(f"{name}: up to {epochs} epochs")
+            console.print(f"{name}: up to {epochs} epochs" if epochs else name)
 
         def on_step(done: int, total: int) -> None:
             bars.update(tasks[-1], completed=done, total=total)
