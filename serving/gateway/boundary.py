@@ -53,15 +53,24 @@ class Boundary(grpc.aio.ServerInterceptor):
         self._telemetry = telemetry
         self._hide = hide
         self._gate = gate
+        self._wrapped: dict[str, Handler | None] = {}  # by method: handlers do not change
 
     async def intercept_service(
         self,
         continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]],
         handler_call_details: grpc.HandlerCallDetails,
     ) -> Handler | None:
+        path = handler_call_details.method
+        if path in self._wrapped:
+            return self._wrapped[path]
         handler = await continuation(handler_call_details)
-        service, _, method = handler_call_details.method.lstrip("/").partition("/")
-        if handler is None or not service.startswith(f"{DOMAIN}."):
+        if handler is not None:  # paths that do not exist are not kept: there is no end to them
+            self._wrapped[path] = handler = self._wrap(handler, path)
+        return handler
+
+    def _wrap(self, handler: Handler, path: str) -> Handler:
+        service, _, method = path.lstrip("/").partition("/")
+        if not service.startswith(f"{DOMAIN}."):
             return handler
         parse, serialize = _parser(handler.request_deserializer, self._hide), handler.response_serializer
         if handler.unary_unary is not None:
@@ -144,11 +153,12 @@ class Boundary(grpc.aio.ServerInterceptor):
 
 
 def _call(method: str, context: Context) -> Call:
+    peer = context.peer()
     names = [*context.auth_context().get("x509_common_name", ()), b""]
     return Call(
         method=method,
         metadata=context.invocation_metadata() or (),
-        peer=context.peer(),
+        peer=peer,
         certificate=names[0].decode(errors="replace"),
     )
 

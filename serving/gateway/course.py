@@ -3,14 +3,35 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from typing import Any
 
 from serving.gateway import tracing
 from serving.gateway.deadline import Deadline, Stage
 from serving.gateway.domain import Degradation
 from serving.gateway.errors import DependencyError, NotFullError
 from serving.gateway.trail import note_stage
+
+
+class _Leg:
+    """One stage while it lasts."""
+
+    __slots__ = ("_span", "_stage", "_started_ns", "_timeout_s", "_timings_us")
+
+    def __init__(self, stage: Stage, timeout_s: float, timings_us: dict[str, int]) -> None:
+        self._stage = stage
+        self._timeout_s = timeout_s
+        self._timings_us = timings_us
+        self._span = tracing.span(stage)
+
+    def __enter__(self) -> float:
+        self._started_ns = time.perf_counter_ns()
+        self._span.__enter__()
+        return self._timeout_s
+
+    def __exit__(self, *failure: Any) -> None:
+        self._span.__exit__(*failure)
+        us = self._timings_us[self._stage] = (time.perf_counter_ns() - self._started_ns) // 1000
+        note_stage(self._stage, us)
 
 
 class Course:
@@ -23,17 +44,9 @@ class Course:
         self._timings_us: dict[str, int] = {}
         self._degradations: list[Degradation] = []
 
-    @contextmanager
-    def stage(self, stage: Stage) -> Iterator[float]:
-        """Times the stage; gives the seconds it may wait."""
-        timeout_s = self._deadline.timeout_s(stage)
-        started_ns = time.perf_counter_ns()
-        try:
-            with tracing.span(stage):
-                yield timeout_s
-        finally:
-            us = self._timings_us[stage] = (time.perf_counter_ns() - started_ns) // 1000
-            note_stage(stage, us)
+    def stage(self, stage: Stage) -> _Leg:
+        """Times the stage; gives the seconds it may wait. Raises DeadlineError when there are none."""
+        return _Leg(stage, self._deadline.timeout_s(stage), self._timings_us)
 
     def degrade(self, failure: DependencyError) -> None:
         """Notes the failure; raises NotFullError when the caller would rather have no answer."""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
+from itertools import accumulate
 
 from serving.gateway.errors import DeadlineError
 from serving.gateway.settings import StageShares
@@ -39,9 +41,12 @@ class Deadline:
         elapsed_s = self.clock() - self.started_s
         if elapsed_s >= self.budget_s:
             raise DeadlineError(f"the deadline of {self.budget_s:g} s passed before {stage}; give more time")
-        return max(self.budget_s * self._through(stage) - elapsed_s, 0.0)
+        return max(self.budget_s * _through(self.shares)[stage] - elapsed_s, 0.0)
 
-    def _through(self, stage: Stage) -> float:
-        shares: dict[str, float] = self.shares.model_dump()
-        order = list(Stage)
-        return min(sum(shares.get(earlier, 0.0) for earlier in order[: order.index(stage) + 1]), 1.0)
+
+@lru_cache(maxsize=16)
+def _through(shares: StageShares) -> Mapping[Stage, float]:
+    """The share of each stage and those before it."""
+    given: dict[str, float] = shares.model_dump()
+    sums = accumulate(given.get(stage, 0.0) for stage in Stage)
+    return {stage: min(through, 1.0) for stage, through in zip(Stage, sums, strict=True)}

@@ -12,7 +12,8 @@ item i comes first: Thompson's choice, with a floor. As q itself is what is draw
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from statistics import NormalDist
 from typing import Final
@@ -49,8 +50,13 @@ class Position:
     is_exploration: bool = False
 
 
-def explore(shown: list[Position], beyond: list[Position], scored: Scored, exploration: Exploration) -> list[Position]:
-    """Gives each of the last positions, with probability `rate`, to one of the items that follow the list."""
+def explore(
+    shown: list[Position], beyond: Sequence[int], values: Floats, scored: Scored, exploration: Exploration
+) -> list[Position]:
+    """Gives each of the last positions, with probability `rate`, to one of the items that follow the list.
+
+    `beyond` are those candidates; `values` [candidates] are of all.
+    """
     slots = min(exploration.slots, len(shown) // 2)
     pool = beyond[: exploration.pool]
     first = len(shown) - slots
@@ -58,19 +64,28 @@ def explore(shown: list[Position], beyond: list[Position], scored: Scored, explo
     for slot in range(slots):
         drawable = pool[slot::slots]
         if drawable and exploration.rate > 0:
-            explored[first + slot] = _draw(shown[first + slot], drawable, slot, scored, exploration)
+            kept = shown[first + slot]
+            drawn = _draw(drawable, slot, scored, exploration)
+            explored[first + slot] = (
+                replace(kept, propensity=1 - exploration.rate)
+                if drawn is None
+                else Position(
+                    candidate=drawn[0], value=float(values[drawn[0]]), propensity=drawn[1], is_exploration=True
+                )
+            )
     return explored
 
 
-def _draw(own: Position, drawable: list[Position], slot: int, scored: Scored, exploration: Exploration) -> Position:
+def _draw(drawable: Sequence[int], slot: int, scored: Scored, exploration: Exploration) -> tuple[int, float] | None:
+    """The candidate drawn for the slot, with its propensity; None where the slot keeps its own."""
     if uniform(exploration.seed, "slot", str(slot)) >= exploration.rate:
-        return _placed(own, propensity=1 - exploration.rate, is_exploration=False)
-    places = [position.candidate for position in drawable]
+        return None
+    places = list(drawable)
     chances = choice_probabilities(scored.rates[places], scored.trials[places], exploration)  # [drawable]
     ends = np.cumsum(chances)
     target = uniform(exploration.seed, "item", str(slot)) * ends[-1]
-    drawn = int(min(np.searchsorted(ends, target, side="right"), len(drawable) - 1))
-    return _placed(drawable[drawn], propensity=exploration.rate * float(chances[drawn]), is_exploration=True)
+    drawn = int(min(np.searchsorted(ends, target, side="right"), len(places) - 1))
+    return places[drawn], exploration.rate * float(chances[drawn])
 
 
 def choice_probabilities(rates: Floats, trials: Floats, exploration: Exploration) -> Floats:
@@ -108,13 +123,3 @@ def _primes(count: int) -> Floats:
             found.append(number)
         number += 1
     return np.array(found, np.float64)
-
-
-def _placed(position: Position, *, propensity: float, is_exploration: bool) -> Position:
-    return Position(
-        candidate=position.candidate,
-        value=position.value,
-        diversity=position.diversity,
-        propensity=propensity,
-        is_exploration=is_exploration,
-    )

@@ -22,6 +22,7 @@ from feast.protos.feast.types.Value_pb2 import Value
 from google.protobuf.timestamp_pb2 import Timestamp
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
 
 from feature_repo.contract import FeatureValue
 from feature_repo.online_sqlite import event_unix_s
@@ -46,19 +47,82 @@ class RedisRows:
         self._config = store.config
         self._store: Any = store.provider.online_store
         self._client: Any = None
+        self._idle: list[Any] = []  # connections
         self._project = store.project.encode()
         self._views = [(view.name, [feature.name for feature in view.features]) for view in views]
-        self._fields: list[bytes | str] = []
+        fields: list[bytes] = []
         for view, names in self._views:
-            self._fields += [*(hash_of_field(f"{view}:{name}") for name in names), f"_ts:{view}"]
+            fields += [*(hash_of_field(f"{view}:{name}") for name in names), f"_ts:{view}".encode()]
+        self._start = b"*%d\r\n$5\r\nHMGET\r\n" % (2 + len(fields))
+        self._fields = b"".join([b"$%d\r\n%b\r\n" % (len(field), field) for field in fields])
 
     async def read(self, user_ids: Sequence[UserId]) -> list[Rows]:
-        client = await self._opened()
-        async with client.pipeline(transaction=False) as pipeline:
-            for user_id in user_ids:
-                pipeline.hmget(entity_key(user_id) + self._project, self._fields)
-            found = await pipeline.execute()
+        found = await self._ask([entity_key(user_id) + self._project for user_id in user_ids])
         return [dict(self._rows(values)) for values in found]
+
+    async def _ask(self, keys: Sequence[bytes]) -> list[Sequence[bytes | None]]:
+        """Over connections of Feast's client. Its own pipeline packs each field of each user anew, and takes and gives
+        back a connection for each trip, which costs more than the trip."""
+        commands = b"".join([b"%b$%d\r\n%b\r\n%b" % (self._start, len(key), key, self._fields) for key in keys])
+        for is_last in (*(RECONNECTIONS * [False]), True):
+            connection = self._idle.pop() if self._idle else (await self._opened()).connection_pool.make_connection()
+            try:
+                await connection.send_packed_command(commands, check_health=False)
+                found = [await connection.read_response() for _ in keys]
+            except RedisConnectionError:
+                self._idle.clear()  # if one was closed, so were the others
+                if is_last:
+                    raise
+            except BaseException:
+                await connection.disconnect(nowait=True)  # replies to nobody may be under way
+                raise
+            else:
+                self._idle.append(connection)
+                return found
+        raise AssertionError
+
+    def close(self) -> None: ...
+
+
+class RedisRows:
+    """One hash per user, fields of all views in it: one HMGET each, all in one pipeline, through Feast's own client."""
+
+    def __init__(self, store: FeatureStore, views: Sequence[Any]) -> None:
+        self._config = store.config
+        self._store: Any = store.provider.online_store
+        self._client: Any = None
+        self._project = store.project.encode()
+        self._views = [(view.name, [feature.name for feature in view.features]) for view in views]
+        fields: list[bytes] = []
+        for view, names in self._views:
+            fields += [*(hash_of_field(f"{view}:{name}") for name in names), f"_ts:{view}".encode()]
+        self._start = b"*%d\r\n$5\r\nHMGET\r\n" % (2 + len(fields))
+        self._fields = b"".join([b"$%d\r\n%b\r\n" % (len(field), field) for field in fields])
+
+    async def read(self, user_ids: Sequence[UserId]) -> list[Rows]:
+        found = await self._ask([entity_key(user_id) + self._project for user_id in user_ids])
+        return [dict(self._rows(values)) for values in found]
+
+    async def _ask(self, keys: Sequence[bytes]) -> list[Sequence[bytes | None]]:
+        """Through a connection of Feast's client, whose own pipeline packs every field of every user anew."""
+        commands = b"".join([b"%b$%d\r\n%b\r\n%b" % (self._start, len(key), key, self._fields) for key in keys])
+        for is_last in (*(RECONNECTIONS * [False]), True):
+            client = await self._opened()
+            connection = await client.connection_pool.get_connection()
+            is_whole = False
+            try:
+                await connection.send_packed_command(commands, check_health=False)
+                found = [await connection.read_response() for _ in keys]
+                is_whole = True
+                return found
+            except redis.exceptions.ConnectionError:
+                if is_last:
+                    raise
+            finally:
+                if not is_whole:  # replies to nobody may be under way
+                    await connection.disconnect(nowait=True)
+                await client.connection_pool.release(connection)
+        raise AssertionError
 
     def close(self) -> None:
         """The client is Feast's."""

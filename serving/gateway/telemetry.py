@@ -6,7 +6,7 @@ Import this before Feast, which switches prometheus_client to sharing files betw
 from __future__ import annotations
 
 import logging
-from typing import Final
+from typing import Final, Generic, TypeVar
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
@@ -21,7 +21,23 @@ DIFFERENCES: Final = (0.0001, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
 SHARES: Final = tuple(tenth / 10 for tenth in range(11))
 AGES_S: Final = (1, 10, 60, 600, 3600, 6 * 3600, 86_400, 7 * 86_400, 30 * 86_400)
 
+Metric = TypeVar("Metric", Counter, Histogram)
+
 _log = logging.getLogger(__name__)
+
+
+class Kept(Generic[Metric]):
+    """A metric whose children, once made, are found without making strings and taking a lock."""
+
+    def __init__(self, metric: Metric) -> None:
+        self._metric = metric
+        self._children: dict[tuple[str, ...], Metric] = {}
+
+    def labels(self, *values: str) -> Metric:
+        child = self._children.get(values)
+        if child is None:
+            child = self._children[values] = self._metric.labels(*values)
+        return child
 
 
 class Telemetry:
@@ -30,33 +46,37 @@ class Telemetry:
     def __init__(self, slow: SlowRequests | None = None) -> None:
         self.slow = slow or SlowRequests(0, kept=1)
         self.registry = registry = CollectorRegistry()
-        self.requests = Counter(
-            "longtail_requests", "Calls answered, by gRPC status.", ["method", "code"], registry=registry
+        self.requests = Kept(
+            Counter("longtail_requests", "Calls answered, by gRPC status.", ["method", "code"], registry=registry)
         )
-        self.request_s = Histogram(
-            "longtail_request_seconds", "Time to answer.", ["method"], buckets=SECONDS, registry=registry
+        self.request_s = Kept(
+            Histogram("longtail_request_seconds", "Time to answer.", ["method"], buckets=SECONDS, registry=registry)
         )
-        self.stage_s = Histogram(
-            "longtail_stage_seconds",
-            "Time of a stage, by the user's state.",
-            ["stage", "state"],
-            buckets=SECONDS,
-            registry=registry,
+        self.stage_s = Kept(
+            Histogram(
+                "longtail_stage_seconds",
+                "Time of a stage, by the user's state.",
+                ["stage", "state"],
+                buckets=SECONDS,
+                registry=registry,
+            )
         )
-        self.degraded = Counter(
-            "longtail_degraded", "Answers degraded, by cause.", ["dependency", "cause"], registry=registry
+        self.degraded = Kept(
+            Counter("longtail_degraded", "Answers degraded, by cause.", ["dependency", "cause"], registry=registry)
         )
-        self.dropped = Counter(
-            "longtail_candidates_dropped", "Candidates not ranked, by reason.", ["reason"], registry=registry
+        self.dropped = Kept(
+            Counter("longtail_candidates_dropped", "Candidates not ranked, by reason.", ["reason"], registry=registry)
         )
-        self.explored = Counter(
-            "longtail_items_explored", "Items that exploration placed.", ["state"], registry=registry
+        self.explored = Kept(
+            Counter("longtail_items_explored", "Items that exploration placed.", ["state"], registry=registry)
         )
-        self.feature_status = Counter(
-            "longtail_feature_reads", "Feature groups read, by status.", ["group", "status"], registry=registry
+        self.feature_status = Kept(
+            Counter("longtail_feature_reads", "Feature groups read, by status.", ["group", "status"], registry=registry)
         )
-        self.feature_age_s = Histogram(
-            "longtail_feature_age_seconds", "Age of the rows read.", ["group"], buckets=AGES_S, registry=registry
+        self.feature_age_s = Kept(
+            Histogram(
+                "longtail_feature_age_seconds", "Age of the rows read.", ["group"], buckets=AGES_S, registry=registry
+            )
         )
         self.events = Counter(
             "longtail_events", "Events received, by what became of them.", ["status"], registry=registry
@@ -84,11 +104,13 @@ class Telemetry:
             "longtail_decisions_waiting", "Decisions that wait to be written.", registry=registry
         )
         self.model_version = Gauge("longtail_model_version", "Version checked; 0 for none.", registry=registry)
-        self.scored = Counter(
-            "longtail_scored",
-            "Rankings that a model scored, by what answered.",
-            ["label", "version"],
-            registry=registry,
+        self.scored = Kept(
+            Counter(
+                "longtail_scored",
+                "Rankings that a model scored, by what answered.",
+                ["label", "version"],
+                registry=registry,
+            )
         )
         self.canary_failures = Counter(
             "longtail_canary_failures", "Calls that the canary failed.", ["cause"], registry=registry

@@ -49,7 +49,9 @@ def _group(view: View, rows: Rows | None, *, is_remembered: bool, now_unix_s: fl
 
 def _filled(view: View, row: Row) -> dict[str, FeatureValue]:
     values = view.defaults()
-    values.update({name: value for name, value in row.values.items() if name in values and value is not None})
+    for name, value in row.values.items():
+        if value is not None and name in values:
+            values[name] = value
     return values
 
 
@@ -122,7 +124,8 @@ def _features(activity: Mapping[str, FeatureValue], *, is_known: bool, now_unix_
     """NaN is missing, also where a default stands for want of a row."""
     seen = ("first_seen_unix_s", "last_seen_unix_s")
     values = {name: _number(activity[name]) if is_known or name in seen else None for name in USER_FEATURE_COLUMNS}
-    columns = {name: np.array([np.nan if value is None else value], np.float64) for name, value in values.items()}
+    numbers = np.array([[np.nan if value is None else value] for value in values.values()], np.float64)  # [columns, 1]
+    columns = dict(zip(values, numbers, strict=True))
     features: Float32s = user_features(columns, now_unix_s=np.array([now_unix_s]))[0]  # [features]
     return features
 
