@@ -81,49 +81,6 @@ class RedisRows:
                 return found
         raise AssertionError
 
-    def close(self) -> None: ...
-
-
-class RedisRows:
-    """One hash per user, fields of all views in it: one HMGET each, all in one pipeline, through Feast's own client."""
-
-    def __init__(self, store: FeatureStore, views: Sequence[Any]) -> None:
-        self._config = store.config
-        self._store: Any = store.provider.online_store
-        self._client: Any = None
-        self._project = store.project.encode()
-        self._views = [(view.name, [feature.name for feature in view.features]) for view in views]
-        fields: list[bytes] = []
-        for view, names in self._views:
-            fields += [*(hash_of_field(f"{view}:{name}") for name in names), f"_ts:{view}".encode()]
-        self._start = b"*%d\r\n$5\r\nHMGET\r\n" % (2 + len(fields))
-        self._fields = b"".join([b"$%d\r\n%b\r\n" % (len(field), field) for field in fields])
-
-    async def read(self, user_ids: Sequence[UserId]) -> list[Rows]:
-        found = await self._ask([entity_key(user_id) + self._project for user_id in user_ids])
-        return [dict(self._rows(values)) for values in found]
-
-    async def _ask(self, keys: Sequence[bytes]) -> list[Sequence[bytes | None]]:
-        """Through a connection of Feast's client, whose own pipeline packs every field of every user anew."""
-        commands = b"".join([b"%b$%d\r\n%b\r\n%b" % (self._start, len(key), key, self._fields) for key in keys])
-        for is_last in (*(RECONNECTIONS * [False]), True):
-            client = await self._opened()
-            connection = await client.connection_pool.get_connection()
-            is_whole = False
-            try:
-                await connection.send_packed_command(commands, check_health=False)
-                found = [await connection.read_response() for _ in keys]
-                is_whole = True
-                return found
-            except redis.exceptions.ConnectionError:
-                if is_last:
-                    raise
-            finally:
-                if not is_whole:  # replies to nobody may be under way
-                    await connection.disconnect(nowait=True)
-                await client.connection_pool.release(connection)
-        raise AssertionError
-
     def close(self) -> None:
         """The client is Feast's."""
 

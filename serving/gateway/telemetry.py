@@ -30,7 +30,7 @@ class Kept(Generic[Metric]):
     """A metric whose children, once made, are found without making strings and taking a lock."""
 
     def __init__(self, metric: Metric) -> None:
-        self._metric = metric
+        self._metric: Metric = metric
         self._children: dict[tuple[str, ...], Metric] = {}
 
     def labels(self, *values: str) -> Metric:
