@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import os
+import sys
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from cli.connection import connected
-from cli.settings import Settings
+from cli.settings import PREFIX, Settings
 
 if TYPE_CHECKING:
     from serving.client import Client
+    from serving.gateway.workers import Plan
 
 UserOption = Annotated[str, typer.Option("--user", "-u", help="The user's id.")]
 
@@ -23,7 +25,12 @@ def register(app: typer.Typer) -> None:
         app.command()(command)
 
 
-def gateway(context: typer.Context) -> None:
+def gateway(
+    context: typer.Context,
+    workers: Annotated[
+        int | None, typer.Option(min=1, max=64, help="Processes that share the port. Default: gateway.workers.")
+    ] = None,
+) -> None:
     """Serve activation rankings over gRPC until SIGTERM or Ctrl-C, which drain.
 
     SIGHUP reloads the policy and the tokens; SIGUSR1 writes the slow requests that are kept to the log.
@@ -35,7 +42,6 @@ def gateway(context: typer.Context) -> None:
     if settings.gateway.log_format == "json":
         os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # lines of gRPC's own are no JSON
     from serving.gateway import logs
-    from serving.gateway.serve import serve
 
     logs.configure(settings.gateway.log_format, settings.gateway.log_level)
     host = settings.gateway.address.rpartition(":")[0]
@@ -43,7 +49,44 @@ def gateway(context: typer.Context) -> None:
     def say(port: int) -> None:
         typer.echo(f"gateway ready at {host}:{port}")
 
+    count = settings.gateway.workers if workers is None else workers
+    if count > 1:
+        from serving.gateway.workers import serve_with_workers
+
+        serve_with_workers(_plan(settings, count), on_ready=say)
+        return
+    from serving.gateway.serve import serve
+
     asyncio.run(serve(settings.gateway, features=settings.features, state=settings.state, on_ready=say))
+
+
+def _plan(settings: Settings, count: int) -> Plan:
+    from serving.gateway.app import refuse_exposure
+    from serving.gateway.workers import Plan
+
+    ours = settings.gateway
+    refuse_exposure(ours)
+    host, _, port = ours.address.rpartition(":")
+
+    def environ(number: int, address: str) -> dict[str, str]:
+        mine = {
+            "address": address,
+            "workers": 1,
+            "share_port": True,
+            "metrics_address": "",
+            "follow_feedback": ours.follow_feedback and number == 0,
+        }
+        return {f"{PREFIX}GATEWAY__{name.upper()}": str(value) for name, value in mine.items()}
+
+    return Plan(
+        count=count,
+        command=(sys.executable, "-P", "-m", "cli.main", "--state-dir", str(settings.state_dir), "gateway"),
+        environ=environ,
+        host=host,
+        port=int(port),
+        metrics_address=ours.metrics_address,
+        drain_s=ours.drain_s,
+    )
 
 
 @connected

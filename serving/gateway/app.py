@@ -128,8 +128,8 @@ def build(
         queue_s=settings.queue_ms / 1000,
         retry_after_s=retry_after_s,
         taken=telemetry.permits_taken.labels("activation"),
-        waiting=telemetry.permits_waited_for.labels("activation"),
     )
+    telemetry.watch(telemetry.permits_waited_for.labels("activation"), permits.waiting)
     feedback_permits = Permits(
         Limit(settings.feedback_permits), retry_after_s=retry_after_s, taken=telemetry.permits_taken.labels("feedback")
     )

@@ -66,7 +66,7 @@ class JsonlDecisionLog:
         self._is_closing = False
         self._tally = Tally()
         self._segment = SegmentWriter(directory, segment_bytes=segment_bytes, on_closed=on_closed)
-        telemetry.decisions_waiting.set_function(self._unwritten)
+        telemetry.watch(telemetry.decisions_waiting, self._unwritten)
         if lost := lost_in_crashes(directory):
             _log.error("decision log: up to %d decisions were lost when a gateway crashed", lost)
             telemetry.decisions_lost.labels(Cause.CRASH.value).inc(lost)

@@ -28,7 +28,6 @@ class Permits:
         queue_s: float = 0.0,
         retry_after_s: float,
         taken: Gauge,
-        waiting: Gauge | None = None,
     ) -> None:
         self._limit = limit
         self._low_permits = limit.most if low_permits is None else low_permits
@@ -40,8 +39,10 @@ class Permits:
         self._low_taken = 0
         self._waiting: deque[Waiter] = deque()
         self._low_waiting: deque[Waiter] = deque()
-        if waiting is not None:
-            waiting.set_function(lambda: len(self._waiting) + len(self._low_waiting))
+
+    def waiting(self) -> int:
+        """Calls that wait for a permit."""
+        return len(self._waiting) + len(self._low_waiting)
 
     @asynccontextmanager
     async def take(self, *, low: bool = False) -> AsyncIterator[None]:
@@ -62,7 +63,7 @@ class Permits:
         return self._taken < self._limit.value and not (low and self._low_taken >= self._low_permits)
 
     async def _wait(self, low: bool) -> None:
-        if len(self._waiting) + len(self._low_waiting) >= self._queue and (low or not self._turn_away_low()):
+        if self.waiting() >= self._queue and (low or not self._turn_away_low()):
             raise self._overloaded(low)
         waiter: Waiter = asyncio.get_running_loop().create_future()
         queue = self._low_waiting if low else self._waiting

@@ -89,6 +89,7 @@ async def serve(
             Chore(name="model check", every_s=settings.model_check_s, do=scorers.check),
             Chore(name="item statistics", every_s=settings.item_check_s, do=catalog.refresh),
             Chore(name="policy check", every_s=settings.policy_check_s, do=_policy_check(policies, telemetry)),
+            Chore(name="gauges", every_s=1, do=telemetry.sample),
             Chore(name="token check", every_s=settings.authorization.check_s, do=_token_check(gate)),
         ]
         on_recorded = _follow(

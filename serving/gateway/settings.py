@@ -99,6 +99,9 @@ class GatewaySettings(BaseModel):
     slow_request_ms: float = Field(500, ge=0, description="A slower call is written to the log; 0 turns it off.")
     slow_requests_kept: int = Field(100, ge=1, description="So many are kept; SIGUSR1 writes all to the log.")
     tracing: bool = Field(False, description="Send OpenTelemetry spans by OTLP, as the OTEL_* variables say.")
+    workers: int = Field(
+        1, ge=1, le=64, description="Processes that share the port; each has its own permits and quotas."
+    )
     share_port: bool = Field(False, description="Let several gateways listen on one port (SO_REUSEPORT).")
     drain_s: float = Field(10, ge=0, description="How long calls in flight may take after SIGTERM.")
 

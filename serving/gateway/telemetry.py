@@ -6,6 +6,7 @@ Import this before Feast, which switches prometheus_client to sharing files betw
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from typing import Final, Generic, TypeVar
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -15,6 +16,7 @@ from serving.gateway.domain import Ranking
 from serving.gateway.errors import Cause
 from serving.gateway.logs import FACTS
 from serving.gateway.trail import SlowRequests, Trail
+from serving.gateway.workers import metrics_are_shared
 
 SECONDS: Final = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 DIFFERENCES: Final = (0.0001, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
@@ -45,6 +47,7 @@ class Telemetry:
 
     def __init__(self, slow: SlowRequests | None = None) -> None:
         self.slow = slow or SlowRequests(0, kept=1)
+        self._sampled: list[tuple[Gauge, Callable[[], float]]] = []
         self.registry = registry = CollectorRegistry()
         self.requests = Kept(
             Counter("longtail_requests", "Calls answered, by gRPC status.", ["method", "code"], registry=registry)
@@ -95,15 +98,27 @@ class Telemetry:
             "longtail_certificate_not_after_seconds",
             "When the gateway's certificate ends, Unix time; 0 without TLS.",
             registry=registry,
+            multiprocess_mode="livemin",
         )
-        self.permits_taken = Gauge("longtail_permits_taken", "Calls in flight.", ["service"], registry=registry)
+        self.permits_taken = Gauge(
+            "longtail_permits_taken", "Calls in flight.", ["service"], registry=registry, multiprocess_mode="livesum"
+        )
         self.permits_waited_for = Gauge(
-            "longtail_permits_waited_for", "Calls that wait for a permit.", ["service"], registry=registry
+            "longtail_permits_waited_for",
+            "Calls that wait for a permit.",
+            ["service"],
+            registry=registry,
+            multiprocess_mode="livesum",
         )
         self.decisions_waiting = Gauge(
-            "longtail_decisions_waiting", "Decisions that wait to be written.", registry=registry
+            "longtail_decisions_waiting",
+            "Decisions that wait to be written.",
+            registry=registry,
+            multiprocess_mode="livesum",
         )
-        self.model_version = Gauge("longtail_model_version", "Version checked; 0 for none.", registry=registry)
+        self.model_version = Gauge(
+            "longtail_model_version", "Version checked; 0 for none.", registry=registry, multiprocess_mode="livemin"
+        )
         self.scored = Kept(
             Counter(
                 "longtail_scored",
@@ -130,13 +145,30 @@ class Telemetry:
             buckets=SHARES,
             registry=registry,
         )
-        self.policy = Gauge("longtail_policy_info", "1 for the policy in force.", ["version"], registry=registry)
-        self.items = Gauge("longtail_items", "Items in memory.", registry=registry)
+        self.policy = Gauge(
+            "longtail_policy_info",
+            "1 for the policy in force.",
+            ["version"],
+            registry=registry,
+            multiprocess_mode="livemax",
+        )
+        self.items = Gauge("longtail_items", "Items in memory.", registry=registry, multiprocess_mode="livemin")
         self.decisions_written = Counter("longtail_decisions_written", "Lines of the decision log.", registry=registry)
         self.decisions_lost = Counter("longtail_decisions_lost", "Decisions not written.", ["cause"], registry=registry)
         # From 0, so that the first one shows as an increase.
         for cause in (Cause.QUEUE_FULL, Cause.DISK, Cause.CRASH, Cause.BUG):
             self.decisions_lost.labels(cause.value)
+
+    def watch(self, gauge: Gauge, value: Callable[[], float]) -> None:
+        """The gauge has that value; with several workers, whose gauges lie in files, as of the last `sample`."""
+        if metrics_are_shared():
+            self._sampled.append((gauge, value))
+        else:
+            gauge.set_function(value)
+
+    async def sample(self) -> None:
+        for gauge, value in self._sampled:
+            gauge.set(value())
 
     def saw(self, method: str, *, code: str, took_s: float, trail: Trail) -> None:
         """A call that ended. A stream takes as long as it has elements: those are looked at, one by one."""

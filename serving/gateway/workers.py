@@ -17,7 +17,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
 from feature_repo.errors import LongtailError
@@ -26,7 +25,8 @@ READY_S: Final = 90.0
 KILL_AFTER_S: Final = 10.0  # beyond the drain
 LOOK_S: Final = 0.2
 YOUNG_S: Final = 10.0  # a worker that ends sooner than this after it was ready is not started again at once
-METRICS_VARIABLE: Final = "PROMETHEUS_MULTIPROC_DIR"
+METRICS_VARIABLE: Final = "PROMETHEUS_MULTIPROC_DIR"  # prometheus_client's; Feast sets it too, to a folder of its own
+METRICS_PREFIX: Final = "longtail-metrics-"
 
 _log = logging.getLogger(__name__)
 
@@ -71,13 +71,18 @@ class _Worker:
                 self.is_ready.set()
 
 
+def metrics_are_shared() -> bool:
+    """True in a worker."""
+    return METRICS_PREFIX in os.environ.get(METRICS_VARIABLE, "")
+
+
 def serve_with_workers(plan: Plan, *, on_ready: Callable[[int], None]) -> None:
     """Serves until SIGTERM or SIGINT, which every worker gets at once. Raises LongtailError."""
     stop = threading.Event()
     with ExitStack() as stack:
         held = stack.enter_context(_held(plan.host, plan.port))
         port = held.getsockname()[1]
-        directory = stack.enter_context(tempfile.TemporaryDirectory(prefix="longtail-metrics-"))
+        directory = stack.enter_context(tempfile.TemporaryDirectory(prefix=METRICS_PREFIX))
         workers: list[_Worker] = []
 
         def start(number: int) -> _Worker:
@@ -113,7 +118,7 @@ def _replace_dead(workers: list[_Worker], start: Callable[[int], _Worker], direc
                 worker.ready_at_s = min(worker.ready_at_s, time.monotonic())
             continue
         _log.error("worker %d ended with %d; another takes its place", worker.number, code)
-        multiprocess.mark_process_dead(worker.process.pid, directory)
+        multiprocess.mark_process_dead(worker.process.pid, directory)  # type: ignore[no-untyped-call]
         if time.monotonic() - worker.ready_at_s < YOUNG_S:
             time.sleep(1.0)
         workers[place] = start(worker.number)
@@ -156,5 +161,3 @@ def _serve_metrics(address: str, directory: str) -> Callable[[], None]:
     registry = CollectorRegistry()
     MultiProcessCollector(registry, path=directory)  # type: ignore[no-untyped-call]
     return serve_registry(address, registry)
-
-

@@ -41,6 +41,11 @@ def state(tmp_path_factory: pytest.TempPathFactory) -> StateDir:
     """An applied store, and three items."""
     state = StateDir(tmp_path_factory.mktemp("state"))
     store.apply(state, FeatureSettings())
+    make_items(state)
+    return state
+
+
+def make_items(state: StateDir) -> None:
     state.features.mkdir()
     ids = ["a", "b", "c"]
     table = pa.table(
@@ -58,7 +63,6 @@ def state(tmp_path_factory: pytest.TempPathFactory) -> StateDir:
         }
     )
     pq.write_table(table, state.features / "item_stats.parquet")
-    return state
 
 
 def environ(state: StateDir, **settings: str) -> dict[str, str]:
