@@ -61,9 +61,11 @@ def folded(recommender: Recommender, terms: ItemTerms | None, rarity: np.ndarray
 
     A cold item has the bias of the rarest tenth of the items; `rarity` [warm items] is how often each was met.
     """
-    if terms is None:
+    if terms is None and recommender.compute_dtype == "float32":
         return recommender
-    shape = replace(recommender.model_shape, num_terms=0, num_items=len(terms.ids) - FIRST_ROW)
+    num_cold = len(terms.cold_ids) if terms else 0
+    shape = recommender.model_shape
+    shape = replace(shape, num_terms=0, num_items=shape.num_items + num_cold)
     plain = build(shape)
     known = _by_name(recommender)
     for name, variable in _by_name(plain).items():
@@ -72,7 +74,7 @@ def folded(recommender: Recommender, terms: ItemTerms | None, rarity: np.ndarray
     plain.items.embeddings.assign(recommender.items.folded(terms))
     bias = np.asarray(recommender.item_bias.embeddings)
     rarest = np.argsort(rarity, kind="stable")[: max(1, len(rarity) // 10)]
-    cold = np.full((len(terms.cold_ids), 1), bias[FIRST_ROW + rarest].mean(), np.float32)
+    cold = np.full((num_cold, 1), bias[FIRST_ROW + rarest].mean(), np.float32)
     plain.item_bias.embeddings.assign(np.concatenate([bias, cold]))
     return plain
 

@@ -122,19 +122,23 @@ class CandidateAttention(keras.layers.Layer):  # type: ignore[misc]  # the libra
     def call(self, candidates: Any, history: Any, may_see: Any, user_weights: Any) -> Any:
         """candidates [batch, candidates, width], history [batch, tokens, width] → [batch, candidates].
 
-        may_see: bool [batch, 1 or candidates, tokens]; user_weights: W_u [batch, width].
+        may_see: bool [batch, 1 or candidates, tokens]; user_weights: W_u [batch, width]. One row of candidates for the
+        whole batch is enough where all users are asked about the same.
         """
         candidates = self.norm(candidates)
         weights = ops.matmul(user_weights, ops.transpose(self.output_projection))  # [batch, inner]
-        weights = ops.reshape(weights, (-1, 1, self.heads, self.head_width))
-        query = self._split(self.query(candidates)) / self.head_width**0.5  # [batch, candidates, heads, head]
-        own = ops.sum(query * self._split(self.key(candidates)), axis=-1)[..., None]  # [batch, candidates, heads, 1]
-        past = ops.einsum("bnhd,bthd->bnht", query, self._split(self.key(history)))
-        past = ops.where(may_see[:, :, None, :], past, FAR_BELOW)  # [batch, candidates, heads, tokens]
-        attention = ops.softmax(ops.concatenate([own, past], axis=-1), axis=-1)
-        own_value = ops.sum(self._split(self.value(candidates)) * weights, axis=-1)  # [batch, candidates, heads]
-        value = ops.sum(self._split(self.value(history)) * weights, axis=-1)  # [batch, tokens, heads]
-        return ops.sum(attention[..., 0] * own_value, axis=-1) + ops.einsum("bnht,bth->bn", attention[..., 1:], value)
+        weights = ops.reshape(weights, (-1, self.heads, self.head_width, 1))
+        query = self._split(self.query(candidates)) / self.head_width**0.5  # [batch, heads, candidates, head]
+        own = ops.sum(query * self._split(self.key(candidates)), axis=-1, keepdims=True)
+        past = ops.matmul(query, ops.transpose(self._split(self.key(history)), (0, 1, 3, 2)))
+        past = ops.where(may_see[:, None], past, FAR_BELOW)  # [batch, heads, candidates, tokens]
+        largest = ops.maximum(ops.max(past, axis=-1, keepdims=True), own)
+        past, own = ops.exp(past - largest), ops.exp(own - largest)  # the softmax over [itself; history], in two parts
+        own_value = ops.matmul(self._split(self.value(candidates)), weights)  # [batch, heads, candidates, 1]
+        value = ops.matmul(self._split(self.value(history)), weights)  # [batch, heads, tokens, 1]
+        attended = (own * own_value + ops.matmul(past, value)) / (own + ops.sum(past, axis=-1, keepdims=True))
+        return ops.sum(attended[..., 0], axis=1)
 
     def _split(self, vectors: Any) -> Any:
-        return ops.reshape(vectors, (-1, ops.shape(vectors)[1], self.heads, self.head_width))
+        split = ops.reshape(vectors, (-1, ops.shape(vectors)[1], self.heads, self.head_width))
+        return ops.transpose(split, (0, 2, 1, 3))  # [batch, heads, ..., head]

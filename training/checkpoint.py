@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import zipfile
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -69,11 +70,12 @@ class Checkpoints:
         path = self.directory / "last.npz"
         if not path.exists():
             return self.start()
-        with np.load(path) as arrays:
-            state = Checkpoint(**json.loads(str(arrays["state"])))
+        with _opened(path) as arrays:
+            state = _state(path, arrays)
             if state.fingerprint != self.fingerprint:
                 raise LongtailError(
-                    f"{path} belongs to other settings or another event log; train without --resume to start anew"
+                    f"{path} belongs to other settings, another event log or catalogue, or another version of "
+                    "longtail; train without --resume to start anew"
                 )
             model.optimizer.build(model.trainable_variables)
             _assign(model.variables, arrays, "model")
@@ -82,8 +84,26 @@ class Checkpoints:
 
     def restore_best(self, model: keras.Model) -> None:
         """Gives the model the weights of the best epoch."""
-        with np.load(self.directory / "best.npz") as arrays:
+        with _opened(self.directory / "best.npz") as arrays:
             _assign(model.variables, arrays, "model")
+
+
+def _opened(path: Path) -> Any:
+    try:
+        return np.load(path)
+    except (OSError, EOFError, ValueError, zipfile.BadZipFile) as error:
+        raise LongtailError(
+            f"{path} is no checkpoint that can be read: {error}; train without --resume to start anew"
+        ) from error
+
+
+def _state(path: Path, arrays: Any) -> Checkpoint:
+    try:
+        return Checkpoint(**json.loads(str(arrays["state"])))
+    except (KeyError, TypeError, ValueError) as error:
+        raise LongtailError(
+            f"{path} was written by another version of longtail; train without --resume to start anew"
+        ) from error
 
 
 def _assign(variables: list[Any], arrays: Any, prefix: str) -> None:

@@ -147,7 +147,8 @@ def new_recommender(
     """Untrained and compiled; the learning rate is warmed up over a tenth of the epochs and cooled to 0 by the last."""
     keras.utils.set_random_seed(settings.seed)
     recommender = build(
-        ModelShape(
+        precision=settings.precision,
+        shape=ModelShape(
             num_users=len(prepared.fit.user_ids),
             num_items=len(prepared.known_items),
             num_event_types=len(prepared.fit.event_types),
@@ -162,7 +163,7 @@ def new_recommender(
             num_terms=prepared.terms.num_terms if prepared.terms else 0,
             terms_per_item=prepared.terms.ids.shape[1] if prepared.terms else 0,
             own_dropout=settings.own_dropout,
-        )
+        ),
     )
     if prepared.terms:
         recommender.items.know(prepared.terms)
@@ -181,7 +182,10 @@ def new_recommender(
     rate = keras.optimizers.schedules.CosineDecay(
         0.0, max(1, steps - warmup), warmup_target=settings.learning_rate, warmup_steps=warmup
     )
-    recommender.compile(optimizer=keras.optimizers.AdamW(rate, weight_decay=settings.weight_decay), jit_compile=False)
+    recommender.compile(
+        optimizer=keras.optimizers.AdamW(rate, weight_decay=settings.weight_decay),
+        jit_compile=keras.backend.backend() == "jax",  # it is nothing without; the others are no faster for it on CPU
+    )
     return recommender
 
 
@@ -232,24 +236,26 @@ class PackedBatches(keras.utils.PyDataset):  # type: ignore[misc]  # the library
     def __init__(self, examples: SequenceExamples, settings: TrainingSettings, first_epoch: int = 0) -> None:
         super().__init__()
         self._examples, self._settings, self._epoch = examples, settings, first_epoch
-        self._rows = self._packed()
-        self._size = batch_rows(len(self._rows), settings)
-        self._batches = math.ceil(len(self._rows) / self._size)  # of every epoch, though its rows may be one more
+        usual = len(self._packed(0))  # epochs differ by a few rows, but not in their batches
+        self._size = batch_rows(usual, settings)
+        self._batches = math.ceil(usual / self._size)
+        self._rows = self._packed(first_epoch)
 
-    def _packed(self) -> PackedRows:
-        return self._examples.pack(np.random.default_rng([self._settings.seed, 1, self._epoch]))
+    def _packed(self, epoch: int) -> PackedRows:
+        return self._examples.pack(np.random.default_rng([self._settings.seed, 1, epoch]))
 
     def __len__(self) -> int:
         return self._batches
 
     def __getitem__(self, index: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
         order = np.random.default_rng([self._settings.seed, 3, self._epoch]).permutation(len(self._rows))
-        rows = np.sort(order[index * self._size : (index + 1) * self._size])
-        return self._rows.batch(rows, self._size, np.random.default_rng([self._settings.seed, 2, self._epoch, index]))
+        place = np.arange(index * self._size, (index + 1) * self._size)
+        rows = np.sort(np.take(order, place, mode="wrap"))  # the last batch is filled from the first
+        return self._rows.batch(rows, np.random.default_rng([self._settings.seed, 2, self._epoch, index]))
 
     def on_epoch_end(self) -> None:
         self._epoch += 1
-        self._rows = self._packed()
+        self._rows = self._packed(self._epoch)
 
 
 def batch_rows(rows: int, settings: TrainingSettings) -> int:
@@ -344,16 +350,22 @@ class _Watch(keras.callbacks.Callback):  # type: ignore[misc]  # the library shi
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         if not math.isfinite((logs or {}).get("loss", 0.0)):
-            kept = self.state.done_epochs
-            raise LongtailError(
-                f"the loss is no longer a finite number in epoch {kept + 1}, step {batch + 1}; "
-                f"{f'the checkpoint after epoch {kept} is kept' if kept else 'no epoch was finished'}; "
-                f"lower training.learning_rate (now {self._settings.learning_rate:g}) and train again"
+            raise self._diverged(
+                "the loss is no longer a finite number", f"in epoch {self.state.done_epochs + 1}, step {batch + 1}"
             )
         self._done_steps += 1
         self._on_step(self._done_steps, self._epochs * self.params["steps"])
 
+    def _diverged(self, what: str, where: str) -> LongtailError:
+        kept = self.state.done_epochs
+        return LongtailError(
+            f"{what} {where}; {f'the checkpoint after epoch {kept} is kept' if kept else 'no epoch was finished'}; "
+            f"lower training.learning_rate (now {self._settings.learning_rate:g}) and train again"
+        )
+
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        if not all(np.isfinite(variable).all() for variable in self.model.trainable_variables):
+            raise self._diverged("the weights are no longer finite numbers", f"at the end of epoch {epoch + 1}")
         score = self._validate() if self._validate else None
         line = Epoch(epoch=epoch + 1, loss=float((logs or {})["loss"]), validation_ndcg=score)
         self.state = self.state.after(line.epoch, line.as_json(), score, self._settings.patience)

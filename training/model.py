@@ -49,7 +49,8 @@ class Recommender(keras.Model):  # type: ignore[misc]  # the library ships no ty
 
     Inputs, all with the batch first: history_items, history_types int32 [batch, history]; history_age_s float32
     [batch, history]; user_features float32 [batch, F]; user int32 [batch], the user's row of δ, 0 for none;
-    candidate_items int32 [batch, candidates]; candidate_popularity float32 [batch, candidates, P].
+    candidate_items int32 [batch, candidates]; candidate_popularity float32 [batch, candidates, P]; one row of
+    candidates is enough where all users are asked about the same.
     """
 
     def __init__(self, shape: ModelShape, **kwargs: Any) -> None:
@@ -96,19 +97,20 @@ class Recommender(keras.Model):  # type: ignore[misc]  # the library ships no ty
 
     def item_terms(self, user: EncodedUser, items: Any, popularity: Any) -> Any:
         """c_ui [batch, candidates]: the item's bias and what this user makes of its popularity."""
-        return self.item_bias(items)[..., 0] + ops.einsum("bnp,bp->bn", popularity, user.popularity_weights)
+        return self.item_bias(items)[..., 0] + ops.matmul(popularity, user.popularity_weights[..., None])[..., 0]
 
     def rank_logits(self, user: EncodedUser, items: Any, vectors: Any, popularity: Any, user_weights: Any) -> Any:
         """Logits [batch, candidates], not calibrated; `vectors` are the candidates' h_i, `user_weights` δ_u and b_u."""
         w = self.shared_weights[:-1] + user_weights[:, :-1]  # W_u = W_0 + δ_u [batch, width]
         attended = self.attention(vectors, user.tokens, user.is_token[:, None, :], w)  # W_uᵀ a_i
-        residual = ops.einsum("bnd,bd->bn", vectors, w * user.embedding)  # W_uᵀ (h_i ⊙ e_u)
+        residual = ops.matmul(vectors, (w * user.embedding)[..., None])[..., 0]  # W_uᵀ (h_i ⊙ e_u)
         own = self.shared_weights[-1] + user_weights[:, -1:]  # b_0 + b_u
         return attended + residual + own + self.item_terms(user, items, popularity)
 
     def retrieve_logits(self, user: EncodedUser, items: Any, vectors: Any, popularity: Any) -> Any:
         """Logits [batch, candidates] of the dot product alone."""
-        return ops.einsum("bnd,bd->bn", vectors, user.embedding) + self.item_terms(user, items, popularity)
+        dot = ops.matmul(vectors, user.embedding[..., None])[..., 0]
+        return dot + self.item_terms(user, items, popularity)
 
     def probability(self, logits: Any) -> Any:
         """σ(a · logit + b), with Platt's constants."""
@@ -230,10 +232,15 @@ def _slope_one(shape: tuple[int, ...], dtype: Any = None) -> Any:
     return ops.cast(ops.convert_to_tensor([1.0, 0.0]), dtype or "float32")
 
 
-def build(shape: ModelShape) -> Recommender:
-    """A recommender whose parameters exist."""
-    recommender = Recommender(shape)
-    recommender(example_inputs(shape))
+def build(shape: ModelShape, *, precision: str = "float32") -> Recommender:
+    """A recommender whose parameters exist, in float32; `precision` is what its layers compute in."""
+    usual = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("float32" if precision == "float32" else f"mixed_{precision}")
+    try:
+        recommender = Recommender(shape)
+        recommender(example_inputs(shape))
+    finally:
+        keras.config.set_dtype_policy(usual)
     return recommender
 
 

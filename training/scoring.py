@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Protocol
 
 import numpy as np
 
+from feature_repo.contract import HISTORY_LENGTH
 from training.blend import Blend, Mix, Past
 from training.examples import Moments, Tables, history_inputs
 from training.model import Recommender
 from training.popularity import POPULARITY_FEATURES, PopularityTable
 from training.split import Question
+from training.vocabulary import PADDING
 
-CELLS_AT_ONCE = 400_000  # users × items that the head attends for
+CELLS_AT_ONCE = 100_000  # users × items that the head attends for; what it makes of them should stay in the cache
+HISTORY_LENGTHS = (8, 16, 32, HISTORY_LENGTH)  # padding beyond is not read
+HEADS = ("rank", "retrieve")
 
 
 class Scorer(Protocol):
@@ -53,21 +58,26 @@ class ModelScorer:
     as_of_us: np.ndarray  # int64 [moments]
 
     def logits(self, users: slice) -> dict[str, np.ndarray]:
-        """`rank` and `retrieve`, each [users, rows]; the head's attention is not of all users at once."""
-        count = len(self.as_of_us[users])
+        """`rank` and `retrieve`, each [users, rows]; users of alike history lengths are asked together."""
+        rows = np.arange(users.start, users.start + len(self.as_of_us[users]))
+        length = (self.inputs["history_items"][rows] != PADDING).sum(axis=1)
         size = max(1, CELLS_AT_ONCE // self.table.features.shape[1])
-        parts = [
-            self._logits(slice(users.start + start, users.start + min(start + size, count)))
-            for start in range(0, count, size)
-        ]
-        return {name: np.concatenate([part[name] for part in parts]) for name in ("rank", "retrieve")}
+        answers = {name: np.zeros((len(rows), self.table.features.shape[1]), np.float32) for name in HEADS}
+        for low, high in pairwise((-1, *HISTORY_LENGTHS)):
+            alike = np.flatnonzero((length > low) & (length <= high))
+            for start in range(0, len(alike), size):
+                chosen = alike[start : start + size]
+                for name, logits in self._logits(rows[chosen], high).items():
+                    answers[name][chosen] = logits
+        return answers
 
-    def _logits(self, users: slice) -> dict[str, np.ndarray]:
-        batch = {name: values[users] for name, values in self.inputs.items()}
-        period = self.table.periods(self.as_of_us[users])
-        rows = self.table.features.shape[1]
-        batch["candidate_items"] = np.broadcast_to(np.arange(rows, dtype=np.int32), (len(period), rows))
-        batch["candidate_popularity"] = self.table.features[period]
+    def _logits(self, rows: np.ndarray, length: int) -> dict[str, np.ndarray]:
+        batch = {name: values[rows] for name, values in self.inputs.items()}
+        batch |= {name: values[:, :length] for name, values in batch.items() if name.startswith("history_")}
+        period = np.unique(self.table.periods(self.as_of_us[rows]), return_inverse=True)
+        popularity = self.table.features[period[0]]
+        batch["candidate_items"] = np.arange(self.table.features.shape[1], dtype=np.int32)[None]  # for all users
+        batch["candidate_popularity"] = popularity if len(popularity) == 1 else popularity[period[1]]
         logits: dict[str, np.ndarray] = self.recommender.predict_on_batch(batch)
         return logits
 

@@ -121,9 +121,9 @@ class PackedRows:
     def __len__(self) -> int:
         return int(self.row[-1]) + 1
 
-    def batch(self, rows: np.ndarray, size: int, rng: np.random.Generator) -> tuple[dict[str, np.ndarray], np.ndarray]:
-        """Inputs and labels of these rows, filled up with empty ones to `size`."""
-        examples = self.examples
+    def batch(self, rows: np.ndarray, rng: np.random.Generator) -> tuple[dict[str, np.ndarray], np.ndarray]:
+        """Inputs and labels of these rows, in ascending order."""
+        examples, size = self.examples, len(rows)
         low, high = np.searchsorted(self.row, rows), np.searchsorted(self.row, rows, side="right")
         chosen = np.concatenate([np.arange(a, b) for a, b in zip(low, high, strict=True)])
         in_batch = np.repeat(np.arange(len(rows)), high - low)

@@ -17,7 +17,7 @@ class TrainingSettings(BaseModel):
 
     # the model
     encoder: Literal["attention", "transformer", "bert"] = Field(
-        "attention",
+        "transformer",
         description="How the history is encoded: `attention` (the paper's), `transformer` (causal, learns from every "
         "place of a sequence) or `bert` (both ways, learns from masked items).",
     )
@@ -32,7 +32,7 @@ class TrainingSettings(BaseModel):
     history_length: Literal[50] = Field(
         HISTORY_LENGTH, description="Behaviours the model reads; the feature view keeps as many."
     )
-    dropout: float = Field(0.1, ge=0, lt=1, description="Share of activations dropped in training.")
+    dropout: float = Field(0.3, ge=0, lt=1, description="Share of activations dropped in training.")
     user_prior: float = Field(
         50.0, ge=0, description="Precision of the Gaussian prior of δ_u around 0; larger keeps users nearer to W_0."
     )
@@ -78,11 +78,16 @@ class TrainingSettings(BaseModel):
     head_weight: float = Field(1.0, ge=0, description="What the ranking head's loss counts beside the sequence's.")
     batch_rows: int = Field(32, ge=1, description="Packed rows of 51 tokens in a batch; fewer when the log is small.")
     # the fit
+    precision: Literal["float32", "bfloat16"] = Field(
+        "float32",
+        description="What layers compute in while training: bfloat16 is for hardware that has it. Weights, losses and "
+        "the kept model are float32 either way.",
+    )
     seed: int = Field(0, ge=0, description="Of initial weights, order, dropout and sampling.")
     batch_size: int = Field(128, ge=1, description="Moments in a batch; fewer when the log is small.")
     learning_rate: float = Field(2e-3, gt=0, description="Peak; warmed up over the first and cooled to 0 by the last.")
     weight_decay: float = Field(0.0, ge=0, description="Of AdamW.")
-    max_epochs: int = Field(8, ge=1, description="Passes over the moments at most.")
+    max_epochs: int = Field(12, ge=1, description="Passes over the moments at most.")
     patience: int = Field(3, ge=1, description="Epochs without a better validation NDCG@10 before the search stops.")
     # the split
     validation_from: float = Field(0.8, gt=0, lt=1, description="Quantile of event times where validation starts.")

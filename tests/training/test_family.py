@@ -12,60 +12,29 @@ import pytest
 import scipy.sparse as sp
 import tensorflow as tf
 
+from feature_repo.errors import LongtailError
 from feature_repo.settings import FeatureSettings
 from tests.training.conftest import SMALL, TASTES, VERSION, run_on, write_log
+from tests.training.family_world import DAY_S, FEATURES, SEQUENCE, features_of, lives, world
 from training import losses, sequences, workflow
 from training.artifact import folded
-from training.engagements import Engagements, from_rows
+from training.checkpoint import Checkpoints
+from training.engagements import from_rows
 from training.examples import Moments, history_inputs
 from training.export import export
-from training.fitting import AnyExamples, Preparation, batch_rows, make_examples, new_recommender, prepare
+from training.fitting import (
+    batch_rows,
+    fit,
+    make_batches,
+    make_examples,
+    new_recommender,
+    prepare,
+)
 from training.items import item_terms
-from training.model import Recommender, build, example_inputs
+from training.model import build, example_inputs
 from training.sequences import SequenceExamples, cut_windows, pack
 from training.settings import TrainingSettings
 from training.shape import ModelShape
-
-FEATURES = 8
-DAY_S = 86_400.0
-SEQUENCE = {
-    "encoder": "transformer",
-    "embedding_size": 16,
-    "num_heads": 2,
-    "num_blocks": 1,
-    "dropout": 0.0,
-    "batch_rows": 4,
-}
-
-
-def lives(*lengths: int, items: int = 9) -> Engagements:
-    """Users with so many events each, a day apart, of items that no user meets twice in a row."""
-    rng = np.random.default_rng(0)
-    rows = []
-    for user, length in enumerate(lengths):
-        item = 0
-        for step in range(length):
-            item = (item + int(rng.integers(1, items))) % items
-            rows.append((f"user-{user}", f"item-{item}", ("view", "buy")[step % 2], 1e9 + DAY_S * step * (user + 1)))
-    return from_rows(rows)
-
-
-def features_of(user: np.ndarray, as_of_us: np.ndarray) -> np.ndarray:
-    """Something that differs by user and moment, and is missing now and then."""
-    known = np.stack([np.sin(as_of_us / 1e13 * (k + 1) + user) for k in range(FEATURES)], axis=1).astype(np.float32)
-    known[user % 3 == 0, 0] = np.nan
-    return known
-
-
-def world(log: Engagements, **settings: object) -> tuple[Preparation, AnyExamples, Recommender]:
-    chosen = TrainingSettings.model_validate({**SEQUENCE, **settings})
-    prepared = prepare(log, int(log.time_us.max()) + 1)
-    examples = make_examples(prepared, features_of, chosen)
-    recommender = new_recommender(prepared, examples, chosen, epochs=1)
-    rng = np.random.default_rng(1)
-    for variable in recommender.trainable_variables:  # nothing may be hidden by a weight that starts at 0
-        variable.assign(rng.normal(0.0, 0.2, variable.shape))
-    return prepared, examples, recommender
 
 
 @pytest.mark.parametrize("lengths", [(1,), (3, 51, 52), (120, 7), (51, 51)])
@@ -95,6 +64,18 @@ def test_packed_windows_share_rows_and_no_token() -> None:
     assert (row.max() + 1) * 51 < 1.05 * lengths.sum()
 
 
+def test_epochs_of_other_cuts_have_batches_of_one_number_and_shape() -> None:
+    _, examples, _ = world(lives(70, 55, 90, 3))
+    batches = make_batches(examples, TrainingSettings.model_validate({**SEQUENCE, "batch_rows": 2}))
+    shapes = set()
+    for _ in range(6):
+        for index in range(len(batches)):
+            inputs, labels = batches[index]
+            shapes.add((labels.shape, *(value.shape for value in inputs.values())))
+        batches.on_epoch_end()
+    assert len(shapes) == 1
+
+
 @pytest.mark.parametrize("encoder", ["transformer", "bert"])
 def test_what_is_trained_on_packed_rows_is_what_serving_asks(encoder: str) -> None:
     """At every moment of the rows the score is that of the user's history until then, asked alone."""
@@ -102,7 +83,7 @@ def test_what_is_trained_on_packed_rows_is_what_serving_asks(encoder: str) -> No
     prepared, examples, recommender = world(log, encoder=encoder, mask_share=0.0001)
     assert isinstance(examples, SequenceExamples)
     rows = examples.pack(np.random.default_rng(0))
-    batch, _ = rows.batch(np.arange(len(rows)), len(rows), np.random.default_rng(0))
+    batch, _ = rows.batch(np.arange(len(rows)), np.random.default_rng(0))
     packed = recommender(batch)
     is_moment = batch["example_weight"] > 0
     assert is_moment.sum() >= (5 if encoder == "transformer" else 2)
@@ -132,7 +113,7 @@ def test_a_question_never_sees_its_answer() -> None:
     _, examples, recommender = world(lives(12))
     assert isinstance(examples, SequenceExamples)
     rows = examples.pack(np.random.default_rng(0))
-    batch, _ = rows.batch(np.arange(1), 1, np.random.default_rng(0))
+    batch, _ = rows.batch(np.arange(1), np.random.default_rng(0))
     changed = {**batch, "items": batch["items"].copy()}
     changed["items"][0, :6] = 3
     before, after = (np.asarray(recommender(one)["users"]) for one in (batch, changed))
@@ -145,7 +126,7 @@ def test_bert_is_not_told_what_it_guesses() -> None:
     _, examples, _ = world(log, encoder="bert", mask_share=0.5)
     assert isinstance(examples, SequenceExamples)
     rows = examples.pack(np.random.default_rng(0))
-    batch, _ = rows.batch(np.arange(len(rows)), len(rows), np.random.default_rng(0))
+    batch, _ = rows.batch(np.arange(len(rows)), np.random.default_rng(0))
     is_guessed = batch["target_weight"] > 0
     assert 0.2 < is_guessed.sum() / len(log) < 0.9
     assert (batch["items"][is_guessed] == 0).all()
@@ -157,7 +138,7 @@ def test_what_was_met_before_is_read_and_not_asked_for() -> None:
     log = from_rows([("u", item, "view", 1e9 + step * DAY_S) for step, item in enumerate("abab") if item])
     _, examples, _ = world(log)
     assert isinstance(examples, SequenceExamples)
-    batch, _ = examples.pack(np.random.default_rng(0)).batch(np.arange(1), 1, np.random.default_rng(0))
+    batch, _ = examples.pack(np.random.default_rng(0)).batch(np.arange(1), np.random.default_rng(0))
     assert (batch["target_weight"][0, :4] > 0).tolist() == [False, False, True, True]  # newest first
     assert (batch["items"][0, :4] > 0).tolist() == [True, True, True, False]
 
@@ -251,3 +232,48 @@ def test_a_folded_table_gives_the_same_scores() -> None:
 def test_the_examples_in_the_docstrings_hold() -> None:
     assert doctest.testmod(sequences).failed == 0
     assert batch_rows(3, TrainingSettings()) == 2
+
+
+@pytest.mark.parametrize("encoder", ["transformer", "bert"])
+def test_a_loss_that_is_no_number_stops_and_keeps_what_was_good(encoder: str, tmp_path: Path) -> None:
+    checkpoints = Checkpoints(directory=tmp_path, fingerprint="one")
+    log = lives(40, 30, 50)
+
+    def fitted(learning_rate: float, *, epochs: int, resume: bool) -> None:
+        settings = TrainingSettings.model_validate(
+            {**SEQUENCE, "encoder": encoder, "learning_rate": learning_rate, "batch_rows": 1}
+        )
+        prepared = prepare(log, int(log.time_us.max()) + 1)
+        examples = make_examples(prepared, features_of, settings)
+        recommender = new_recommender(prepared, examples, settings, epochs=3)
+        fit(recommender, examples, settings, epochs=epochs, checkpoints=checkpoints, resume=resume)
+
+    fitted(1e-3, epochs=1, resume=False)
+    kept = (tmp_path / "last.npz").read_bytes()
+    with pytest.raises(LongtailError, match="no longer a finite number"):
+        fitted(1e30, epochs=3, resume=True)
+    assert (tmp_path / "last.npz").read_bytes() == kept
+
+
+@pytest.mark.parametrize("broken", [b"", b"PK\x03\x04 half of it", None], ids=["empty", "cut off", "another version"])
+def test_a_checkpoint_that_cannot_be_read_says_so(broken: bytes | None, tmp_path: Path) -> None:
+    if broken is None:
+        np.savez(tmp_path / "last.npz", state='{"fingerprint": "one", "of": "tomorrow"}')
+    else:
+        (tmp_path / "last.npz").write_bytes(broken)
+    with pytest.raises(LongtailError, match="train without --resume"):
+        Checkpoints(directory=tmp_path, fingerprint="one").restore(build(ModelShape(num_users=1, num_items=1)))
+
+
+def test_mixed_precision_learns_in_bfloat16_and_keeps_float32() -> None:
+    _, examples, recommender = world(lives(12, 9, 20), precision="bfloat16")
+    assert isinstance(examples, SequenceExamples)
+    assert recommender.compute_dtype == "bfloat16"
+    rows = examples.pack(np.random.default_rng(0))
+    loss = recommender.train_on_batch(*rows.batch(np.arange(len(rows)), np.random.default_rng(0)))
+    assert np.isfinite(loss)
+    kept = folded(recommender, None, rarity=np.arange(9))
+    assert kept.compute_dtype == "float32"
+    inputs = example_inputs(kept.model_shape, candidates=5)
+    near, exact = (np.asarray(model(inputs)["rank"], np.float32) for model in (recommender, kept))
+    np.testing.assert_allclose(near, exact, rtol=0.1, atol=0.1)

@@ -1,0 +1,72 @@
+"""Small lives and a recommender of random weights, without TensorFlow: tests run it on other backends too."""
+
+from __future__ import annotations
+
+import sys
+
+import keras
+import numpy as np
+
+from training.engagements import Engagements, from_rows
+from training.fitting import AnyExamples, Preparation, make_examples, new_recommender, prepare
+from training.model import Recommender
+from training.sequences import SequenceExamples
+from training.settings import TrainingSettings
+
+FEATURES = 8
+DAY_S = 86_400.0
+SEQUENCE = {
+    "encoder": "transformer",
+    "embedding_size": 16,
+    "num_heads": 2,
+    "num_blocks": 1,
+    "dropout": 0.0,
+    "batch_rows": 4,
+}
+
+
+def lives(*lengths: int, items: int = 9) -> Engagements:
+    """Users with so many events each, a day apart, of items that no user meets twice in a row."""
+    rng = np.random.default_rng(0)
+    rows = []
+    for user, length in enumerate(lengths):
+        item = 0
+        for step in range(length):
+            item = (item + int(rng.integers(1, items))) % items
+            rows.append((f"user-{user}", f"item-{item}", ("view", "buy")[step % 2], 1e9 + DAY_S * step * (user + 1)))
+    return from_rows(rows)
+
+
+def features_of(user: np.ndarray, as_of_us: np.ndarray) -> np.ndarray:
+    """Something that differs by user and moment, and is missing now and then."""
+    known = np.stack([np.sin(as_of_us / 1e13 * (k + 1) + user) for k in range(FEATURES)], axis=1).astype(np.float32)
+    known[user % 3 == 0, 0] = np.nan
+    return known
+
+
+def world(log: Engagements, **settings: object) -> tuple[Preparation, AnyExamples, Recommender]:
+    chosen = TrainingSettings.model_validate({**SEQUENCE, **settings})
+    prepared = prepare(log, int(log.time_us.max()) + 1)
+    examples = make_examples(prepared, features_of, chosen)
+    recommender = new_recommender(prepared, examples, chosen, epochs=1)
+    rng = np.random.default_rng(1)
+    for variable in recommender.trainable_variables:  # nothing may be hidden by a weight that starts at 0
+        variable.assign(rng.normal(0.0, 0.2, variable.shape))
+    return prepared, examples, recommender
+
+
+def answers() -> dict[str, np.ndarray]:
+    """What the transformer scores with random weights, and its losses over a few steps."""
+    _, examples, recommender = world(lives(6, 1, 14, 51, 3))
+    assert isinstance(examples, SequenceExamples)
+    rows = examples.pack(np.random.default_rng(0))
+    batch, labels = rows.batch(np.arange(len(rows)), np.random.default_rng(0))
+    found = {head: np.asarray(logits) for head, logits in recommender.predict_on_batch(batch).items()}
+    recommender.compile(keras.optimizers.Adam(1e-3), jit_compile=keras.backend.backend() == "jax")
+    found["losses"] = np.array([float(recommender.train_on_batch(batch, labels)) for _ in range(4)])
+    return found
+
+
+if __name__ == "__main__":
+    found = answers()
+    np.savez(sys.argv[1], rank=found["rank"], retrieve=found["retrieve"], losses=found["losses"])
