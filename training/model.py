@@ -192,13 +192,13 @@ class Recommender(keras.Model):  # type: ignore[misc]  # the library ships no ty
         users = ops.reshape(y_pred["users"], (-1, self.model_shape.embedding_size))
         targets = ops.reshape(x["targets"], (-1,))
         negatives = ops.reshape(x["negatives"], (-1,))
-        bias = self.item_bias(negatives)[:, 0]
+        bias = ops.cast(self.item_bias(negatives)[:, 0], "float32")
         log_odds = ops.reshape(x["negative_log_odds"], (-1,))
         vectors = self.items(negatives, training=training)  # [negatives, width]
         logits = ops.cast(ops.matmul(users, ops.transpose(vectors)), "float32") + bias - log_odds
         negative = without_own(logits, negatives, targets)
         positive = ops.cast(ops.sum(users * self.items(targets, training=training), axis=-1), "float32")
-        positive = positive + self.item_bias(targets)[:, 0]
+        positive = positive + ops.cast(self.item_bias(targets)[:, 0], "float32")
         if self.objective.loss == "gbce":
             values = gbce(
                 positive,

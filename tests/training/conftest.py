@@ -21,7 +21,16 @@ from training.settings import TrainingSettings
 TASTES, ITEMS_PER_TASTE, USERS, EVENTS = 4, 20, 100, 16
 START = datetime(2026, 1, 1, tzinfo=UTC)
 VERSION = 20260401000000
-SMALL = TrainingSettings(embedding_size=16, num_heads=2, max_epochs=18, patience=18, learning_rate=4e-3, retrieve_k=8)
+SMALL = TrainingSettings(
+    encoder="attention",
+    embedding_size=16,
+    num_heads=2,
+    dropout=0.1,
+    max_epochs=18,
+    patience=18,
+    learning_rate=4e-3,
+    retrieve_k=8,
+)
 
 MakeLog = Callable[[Path, float], Path]
 
