@@ -77,8 +77,7 @@ class BlendGraph(tf.Module):  # type: ignore[misc]  # the library ships no types
         slot = tf.gather(slots, tf.reshape(met, [batch, -1]), batch_dims=1)
         slot = tf.reshape(slot, tf.shape(met))
         hit = tf.where(slot > 0)  # [hits, 4]
-        source = tf.cast(tf.gather_nd(user.history, hit[:, :2]), tf.int64)
-        values = tf.gather_nd(self._values, tf.stack([source, hit[:, 2], hit[:, 3]], axis=1))
+        values = tf.gather_nd(tf.gather(self._values, user.history), hit)
         spoken = values[:, None] * tf.gather_nd(user.fadings, hit[:, :2])  # [hits, fadings]
         place = tf.stack([hit[:, 0], tf.cast(tf.gather_nd(slot, hit), tf.int64), hit[:, 2]], axis=1)
         shape = tf.stack([batch, count + 1, len(MATRICES), len(FADINGS)])

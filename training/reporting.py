@@ -11,7 +11,6 @@ import pandas as pd
 
 from training import artifact, report, workflow
 from training.assessment import MODEL, Assessment, report_of
-from training.blend_table import blend_table
 from training.gate import INCUMBENT
 from training.incumbent import Published
 from training.split import Question, SplitName
@@ -53,13 +52,12 @@ def evaluate(
             also = {} if trouble else {INCUMBENT: published.scorer}
         question, assessment = workflow.evaluate(run, model, k=k, also=also)
         curve, best_epoch, version, out = model.curve, model.best_epoch, model.version, folder
-        blend = model.blend
     else:
         question, assessment, learnt = workflow.evaluate_leave_one_out(
             run, folder / "checkpoints", resume=resume, progress=progress, k=k
         )
         curve, best_epoch, version = [epoch.as_json() for epoch in learnt.curve], learnt.best_epoch, 0
-        out, blend = folder / "leave-one-out", learnt.blend
+        out = folder / "leave-one-out"
     fit = question.fit
     described = {
         "split": split,
@@ -72,7 +70,6 @@ def evaluate(
         },
         "curve": curve,
         "best_epoch": best_epoch,
-        "blend": blend_table(blend),
         "dormant_after_days": run.settings.dormant_after_days,
         "returning_after_days": run.settings.returning_after_days,
         "settings": run.settings.model_dump(mode="json"),

@@ -41,6 +41,7 @@ from serving.gateway.servicer import ActivationServicer, FeedbackServicer
 from serving.gateway.settings import GatewaySettings
 from serving.gateway.stream import Lane
 from serving.gateway.telemetry import Telemetry
+from serving.gateway.turnstile import Turnstile
 
 SERVICES: Final = (
     activation_pb2.DESCRIPTOR.services_by_name["ActivationService"].full_name,
@@ -114,6 +115,7 @@ def build(
     campaigns: Campaigns | None = None,
     audience: ParquetAudience | None = None,
     hide: Hide = nothing_hidden,
+    turnstile: Turnstile | None = None,
     clock: Callable[[], float] = time.time,
 ) -> Gateway:
     """Nothing waits and nothing is bound here. Raises LongtailError for a certificate that cannot be used."""
@@ -147,6 +149,7 @@ def build(
             settings=settings,
             telemetry=telemetry,
             gate=gate,
+            turnstile=turnstile or Turnstile(),
             explain=explain,
             lane=lane,
             selector=selector,

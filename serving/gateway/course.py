@@ -31,7 +31,7 @@ class _Leg:
     def __exit__(self, *failure: Any) -> None:
         self._span.__exit__(*failure)
         us = self._timings_us[self._stage] = (time.perf_counter_ns() - self._started_ns) // 1000
-        note_stage(self._stage, us)
+        note_stage(self._stage.value, us)
 
 
 class Course:

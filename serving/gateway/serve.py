@@ -47,6 +47,7 @@ from serving.gateway.scorers import Scorers
 from serving.gateway.settings import GatewaySettings
 from serving.gateway.telemetry import Telemetry
 from serving.gateway.trail import SlowRequests
+from serving.gateway.turnstile import Turnstile
 
 if TYPE_CHECKING:
     from feature_repo.erasure import Proof
@@ -75,11 +76,12 @@ async def serve(
         gate = _gate(settings, state)
         policies = PolicyBook(settings.policy_path, archive=state.decisions / POLICIES)
         loop.add_signal_handler(signal.SIGHUP, _reload, policies, gate)
-        scorers = Scorers(settings, state, telemetry)
+        turnstile = Turnstile()
+        scorers = Scorers(settings, state, telemetry, hand_on=turnstile.soon)
         stack.push_async_callback(scorers.close)
         await scorers.verify_at_start(timeout_s=START_TIMEOUT_S)
         store = open_store(state, features)
-        reader = FeastFeatures(store)
+        reader = FeastFeatures(store, hand_on=turnstile.soon)
         stack.callback(reader.close)
         await _warm_up(reader)
         catalog = ParquetItemCatalog(source_path(store), count=telemetry.items)
@@ -125,6 +127,7 @@ async def serve(
             explain=archive.explain,
             campaigns=Campaigns(state.campaigns),
             audience=ParquetAudience(state.features),
+            turnstile=turnstile,
             hide=hiding(open_pseudonyms(features.pseudonym_key_file)),
         )
         stack.callback(serve_metrics(settings.metrics_address, telemetry))

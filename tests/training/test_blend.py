@@ -14,7 +14,6 @@ from tests.training.conftest import SMALL, Trained
 from training import blend_file, workflow
 from training.blend import CHANNELS, FACTS, FADINGS, Past, evidence, popularity_windows
 from training.blend_fitting import LEAST_USERS, fit_blend, prior_weights
-from training.blend_table import blend_table
 from training.evaluation import make_sheet, top_items, validation_ndcg
 from training.evidence import Evidence
 from training.fitting import make_examples, new_recommender, prepare
@@ -207,13 +206,3 @@ def test_without_a_network_worth_hearing_the_evidence_ranks(trained: Trained) ->
     assert (
         validation_ndcg(sheet, BlendScorer(blend=blend, mix=blend.rank, network=network, windows=windows))() > 2 * alone
     )
-
-
-def test_the_report_names_what_each_part_counts_for_whom(trained: Trained) -> None:
-    blend = trained.model.blend
-    table = blend_table(blend)
-    assert [channel["name"] for channel in table["channels"]] == list(CHANNELS)
-    found = np.array([channel["weights"] for channel in table["channels"]])
-    usual, short = (found[:, table["kinds"].index(kind)] for kind in ("usual", "short history"))
-    np.testing.assert_allclose(usual, blend.rank.weights[:, 0], atol=1e-3)
-    np.testing.assert_allclose(short, blend.rank.weights[:, 0] - blend.rank.weights[:, 1], atol=1e-3)

@@ -1,0 +1,1 @@
+"""Faults in what the gateway depends on, under load: `python -m loadtest.faults`."""
