@@ -20,7 +20,7 @@ from training import losses, sequences, workflow
 from training.artifact import folded
 from training.checkpoint import Checkpoints
 from training.engagements import from_rows
-from training.examples import Moments, history_inputs
+from training.examples import Moments, history_inputs, moments_at
 from training.export import export
 from training.fitting import (
     batch_rows,
@@ -32,6 +32,7 @@ from training.fitting import (
 )
 from training.items import item_terms
 from training.model import build, example_inputs
+from training.scoring import ModelScorer
 from training.sequences import SequenceExamples, cut_windows, pack
 from training.settings import TrainingSettings
 from training.shape import ModelShape
@@ -272,3 +273,25 @@ def test_mixed_precision_learns_in_bfloat16_and_keeps_float32() -> None:
     inputs = example_inputs(kept.model_shape, candidates=5)
     near, exact = (np.asarray(model(inputs)["rank"], np.float32) for model in (recommender, kept))
     np.testing.assert_allclose(near, exact, rtol=0.1, atol=0.1)
+
+
+@pytest.mark.parametrize("encoder", ["attention", "transformer"])
+def test_a_catalogue_ranked_at_once_scores_as_asked_one_by_one(encoder: str) -> None:
+    log = lives(6, 1, 14, 51, 3, 40)
+    prepared, _, recommender = world(log, encoder=encoder)
+    users = np.arange(6, dtype=np.int32)
+    moments = moments_at(log, users, int(log.time_us.max()) + 1)
+    moments = replace(moments, as_of_us=moments.as_of_us + np.arange(6) * 86_400_000_000)
+    inputs = history_inputs(log, moments, prepared.tables, length=50)
+    inputs |= {"user_features": features_of(users, moments.as_of_us), "user": users + 1}
+    scorer = ModelScorer(recommender=recommender, inputs=inputs, table=prepared.popularity, as_of_us=moments.as_of_us)
+    together = scorer.logits(slice(0, 6))
+    rows = np.arange(prepared.num_rows, dtype=np.int32)
+    for user in range(6):
+        asked = {name: values[user : user + 1] for name, values in inputs.items()}
+        asked["candidate_items"] = rows[None]
+        period = prepared.popularity.periods(moments.as_of_us[user : user + 1])
+        asked["candidate_popularity"] = prepared.popularity.features[period]
+        for head, logits in recommender(asked).items():
+            np.testing.assert_allclose(together[head][user], np.asarray(logits)[0], atol=2e-5)
+    np.testing.assert_allclose(scorer.retrieval_logits(slice(0, 6)), together["retrieve"], atol=2e-5)
