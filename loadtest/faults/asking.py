@@ -18,6 +18,8 @@ PAUSE_S: Final = 0.02
 TOLERANCE: Final = 0.05  # of a score against the same user's earlier one: ages go on
 GOOD_CODES: Final = frozenset({"OK", "RESOURCE_EXHAUSTED"})  # a refusal at once is an answer
 
+Rows = frozenset[tuple[str, bool]]  # of each view, whether it has none
+
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
@@ -38,7 +40,7 @@ class Asking:
 
     address: str
     answers: list[Answer] = field(default_factory=list)
-    reference: dict[tuple[int, str], float] = field(default_factory=dict)
+    reference: dict[tuple[int, str, Rows], float] = field(default_factory=dict)
     is_learning: bool = True
     _stop: bool = False
 
@@ -92,16 +94,15 @@ class Asking:
         return self._compared(answer, place, causes)
 
     def _compared(self, answer: pb.RankItemsResponse, place: int, causes: set[str]) -> str:
-        """With the same user's scores when all was well; without rows the scores are others, and it says MISSING."""
+        """With the same user's scores when all was well and the same rows were there: others say MISSING."""
+        rows = frozenset((one.group, one.status == pb.FeatureStatus.STATUS_MISSING) for one in answer.feature_status)
         if self.is_learning:
-            self.reference |= {(place, item.item_id): item.score for item in answer.items}
+            self.reference |= {(place, item.item_id, rows): item.score for item in answer.items}
             return ""
-        statuses = {one.status for one in answer.feature_status}
-        missing = statuses == {pb.FeatureStatus.STATUS_MISSING}
-        if missing or "features" in causes:
+        if "features" in causes:
             return ""
         for item in answer.items:
-            was = self.reference.get((place, item.item_id), item.score)
+            was = self.reference.get((place, item.item_id, rows), item.score)
             if abs(was - item.score) > TOLERANCE:
                 return f"a score of {item.score:.3f} that was {was:.3f}"
         return ""
