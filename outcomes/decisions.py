@@ -15,6 +15,8 @@ DECISION_COLUMNS = (
     "at_unix_s",
     "user_id",
     "decision",  # "show", "hold_out" or "suppressed"
+    "reason",
+    "contact_propensity",  # probability of not being held out
     "campaign_id",
     "state",
     "channel",

@@ -13,12 +13,12 @@ import numpy as np
 import numpy.typing as npt
 
 from feature_repo.event_log import EventLog
+from feature_repo.events import NOT_ACTIVITY
 from outcomes.errors import OutcomeError
 from outcomes.estimate import Integers
 
 DAY_S: Final = 86_400
 EPOCH: Final = date(1970, 1, 1)
-NOT_ACTIVITY: Final = ("exposure", "contact", "opt_out", "opt_in")  # what we did, or a choice of channels: no visit
 
 
 @dataclass(frozen=True, kw_only=True)
