@@ -19,7 +19,7 @@ T = 1_000_000.0
 
 def log(*decisions: tuple[str, str, float, list[str]], decision: str = "show") -> Decisions:
     """(decision_id, user_id, at, items); the last item of each list was drawn, with probability 0.1."""
-    rows = [(name, at, user, decision, "", "dormant", "push", "p@1") for name, user, at, _ in decisions]
+    rows = [(name, at, user, decision, "", 1.0, "", "dormant", "push", "p@1") for name, user, at, _ in decisions]
     shown = [
         (name, item, rank, 0.1 if rank == len(items) else 1.0, rank == len(items))
         for name, _, _, items in decisions
