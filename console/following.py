@@ -38,7 +38,8 @@ class Following:
         whole = data[: data.rfind(b"\n") + 1]
         self._read[path] = start + len(whole)
         lines = whole.splitlines()[1 if is_inside else 0 :]
-        return [line for line, _ in parse(lines, where=path)]
+        rows: list[dict[str, Any]] = decode(lines, where=path).to_pylist()
+        return rows
 
 
 def _line(decision: dict[str, Any]) -> Line:
