@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from console.tables import Line
-from feature_repo.decision_lines import parse
-from feature_repo.decisions import OPEN_SUFFIX
+from feature_repo.decisions import OPEN_SUFFIX, decode
 
 BEFORE_BYTES: Final = 256 * 1024  # of what was decided before the page was opened
 

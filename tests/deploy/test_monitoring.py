@@ -30,10 +30,10 @@ def metrics() -> dict[str, set[str]]:
     """The labels of every series that the gateway has."""
     telemetry = Telemetry()
     labels: dict[str, set[str]] = {}
-    for collector in vars(telemetry).values():
+    for collector in set(telemetry.registry._collector_to_names):  # every metric that is registered, kept or not
         for metric in getattr(collector, "describe", list)():
             names = {metric.name + suffix for suffix in SUFFIXES[metric.type]}
-            labels |= {name: {*collector._labelnames, "le"} for name in names}
+            labels |= {name: {*getattr(collector, "_labelnames", ()), "le"} for name in names}
     return labels
 
 
