@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import logging
 import os
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -221,8 +222,12 @@ def _settings(context: typer.Context, config: Path | None) -> tuple[Settings, Tr
 
 
 def _quiet() -> None:
-    """Imports TensorFlow without its start-up lines: they go to descriptor 2 whatever its log settings say."""
+    """Imports TensorFlow without its start-up lines: they go to descriptor 2 whatever its log settings say.
+
+    Nor do its advices of deprecation interest who trains: a session is how the real server loads a model.
+    """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)
     os.environ.setdefault("KERAS_BACKEND", "tensorflow")
     kept = os.dup(2)
     try:
@@ -241,17 +246,19 @@ def _shown_progress() -> Any:
 
 
 def _show(report: dict[str, Any]) -> None:
+    from rich import box
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=f"{report['split']} split, {report['slices']['all']['users']} users")
-    columns = {"ndcg": "NDCG@10", "recall": "Recall@10", "hit_rate": "Hit rate", "auc": "AUC", "accuracy": "Accuracy"}
-    for heading in ("", *columns.values(), "NDCG@10 tail"):
-        table.add_column(heading, justify="left" if not heading else "right")
+    table = Table(title=f"{report['split']} split, {report['slices']['all']['users']} users", box=box.SIMPLE)
+    table.add_column("", no_wrap=True)
+    for heading in ("NDCG@10", "tail users'", "R@10", "AUC", "Accuracy"):
+        table.add_column(heading, justify="right", no_wrap=True)
     tail = report["slices"].get("tail", {}).get("scorers", {})
     for name, values in report["slices"]["all"]["scorers"].items():
-        cells = [_cell(values[metric]) for metric in columns]
-        table.add_row(name, *cells, _cell(tail[name]["ndcg"]) if name in tail else "–")
+        ndcg = _cell(values["ndcg"]), _cell(tail[name]["ndcg"]) if name in tail else "–"
+        means = (_cell({"mean": values[metric]["mean"], "error": None}) for metric in ("recall", "auc", "accuracy"))
+        table.add_row(name, *ndcg, *means)
     Console().print(table)
 
 
@@ -268,10 +275,10 @@ def _show_verdict(verdict: Verdict) -> None:
     for one in verdict.segments:
         difference = _cell({"mean": one.difference, "error": one.error})
         told = "regresses" if one in verdict.regressions else ""
-        table.add_row(one.name, str(one.users), f"{one.candidate:.4f}", f"{one.incumbent:.4f}", difference, told)
+        table.add_row(one.name, str(one.users), f"{one.candidate:.3f}", f"{one.incumbent:.3f}", difference, told)
     Console().print(table)
 
 
 def _cell(value: dict[str, float | None]) -> str:
     mean, error = value["mean"], value["error"]
-    return "–" if mean is None else f"{mean:.4f}" + ("" if error is None else f" ±{error:.4f}")
+    return "–" if mean is None else f"{mean:.3f}" + ("" if error is None else f" ±{error:.3f}")
