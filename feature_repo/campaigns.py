@@ -89,6 +89,13 @@ class Campaigns:
                 raise CampaignBusyError(f"the campaign {campaign_id!r} is being selected by another call") from None
             yield
 
+    @contextmanager
+    def choosing(self) -> Iterator[None]:
+        """Waits until no other process is between asking for `contacts` and adding its own."""
+        with (self._directory / "choosing.lock").open("ab") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
     def start(self, campaign_id: str, parameters: Mapping[str, str], *, now_unix_s: float) -> Progress:
         """Starts it, or finds how far it came. Raises CampaignChangedError that names what is not the same."""
         with self._connected() as con:

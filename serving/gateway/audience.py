@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -36,6 +36,12 @@ class Members:
 
     user_ids: Any
     outlook: Outlook
+
+    def are_among(self, user_ids: Collection[str]) -> np.ndarray:
+        """Whether each is one of these: bool [n]."""
+        those = pa.array(list(user_ids), pa.string())
+        among: np.ndarray = pc.is_in(self.user_ids, value_set=those).to_numpy(zero_copy_only=False)
+        return among
 
 
 class ParquetAudience:
@@ -72,7 +78,8 @@ class ParquetAudience:
         """`horizons` are the policy's, for users whose return no model predicted."""
         joined = users.join(self._returns(), "user_id", join_type="left outer").sort_by("user_id")
         horizon = _numbers(joined, "horizon_days")
-        days = np.array([horizons.get(state, horizons[Lifecycle.NEW]) for state in joined["state"].to_pylist()])
+        places = pc.fill_null(pc.index_in(joined["state"], pa.array(list(Lifecycle))), -1).to_numpy()
+        days = np.array([*(horizons[state] for state in Lifecycle), horizons[Lifecycle.NEW]])[places]
         return Members(
             user_ids=joined["user_id"].combine_chunks(),
             outlook=Outlook(

@@ -7,9 +7,9 @@ that does not answer ends the call: consent is never guessed, and the next call 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Final, ParamSpec, TypeVar
 
@@ -33,7 +33,7 @@ from serving.gateway.deadline import Deadline, Stage
 from serving.gateway.domain import Campaign, Priority, Query, User, UserId, Verdict
 from serving.gateway.encoding import encode_ranking
 from serving.gateway.errors import BusyError, OtherParametersError, QuietError, SelectionFailedError
-from serving.gateway.expected_return import best_first, channels_by_value, worth
+from serving.gateway.expected_return import Worth, best_first, channels_by_value, worth
 from serving.gateway.experiments import assign
 from serving.gateway.pipeline import rank, read_features
 from serving.gateway.policy_document import Policy
@@ -76,6 +76,7 @@ class Selector:
         self._lane = lane
         self._stages = stages
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="campaigns")
+        self._choosing = asyncio.Lock()  # else a campaign that waits in the thread would wait for one behind it
 
     async def close(self) -> None:
         self._thread.shutdown(wait=False, cancel_futures=True)
@@ -126,21 +127,21 @@ class Selector:
         )
         cheapest, dearest = (pick(policy.channels[name].cost for name in channels) for pick in (min, max))
         members = await self._members(selection, policy, clock())
-        worths = worth(members.outlook, assumed_effect=policy.contacts.assumed_effect)
-        left = [place for place in best_first(worths) if members.user_ids[place].as_py() not in progress.user_ids]
-        while left and budget.affords(cheapest):
+        worths, left = await self._apart(_ordered, members, policy, progress.user_ids)
+        while len(left) and budget.affords(cheapest):
             count = budget.users(USERS_AT_ONCE, dearest)
             places, left = left[:count], left[count:]
             affordable = [name for name in channels if budget.affords(policy.channels[name].cost, users=len(places))]
-            batch = _Batch(selection=selection, policy=policy, channels=tuple(affordable), now_unix_s=clock())
-            decisions = await self._decide(batch, members.user_ids.take(np.asarray(places)).to_pylist())
-            for place, one in zip(places, decisions, strict=True):
-                one.basis = worths.basis(place)
-                one.expected_effect = float(worths.effect[place]) * policy.channels[one.channel].response
-                if one.answer.decision != pb.DECISION_SUPPRESSED:
-                    budget.spend(one.cost)
-            decided = [_decided(one, batch.now_unix_s) for one in decisions]
-            await self._apart(self._campaigns.add, selection.campaign_id, decided)
+            async with self._turn():
+                batch = _Batch(selection=selection, policy=policy, channels=tuple(affordable), now_unix_s=clock())
+                decisions = await self._decide(batch, members.user_ids.take(places).to_pylist())
+                for place, one in zip(places, decisions, strict=True):
+                    one.basis = worths.basis(place)
+                    one.expected_effect = float(worths.effect[place]) * policy.channels[one.channel].response
+                    if one.answer.decision != pb.DECISION_SUPPRESSED:
+                        budget.spend(one.cost)
+                decided = [_decided(one, batch.now_unix_s) for one in decisions]
+                await self._apart(self._campaigns.add, selection.campaign_id, decided)
             for one in decisions:
                 yield one
         await self._apart(self._campaigns.finish, selection.campaign_id)
@@ -199,6 +200,14 @@ class Selector:
         cost = 0.0 if ranking.verdict is Verdict.SUPPRESSED else policy.channels[channel].cost
         return pb.UserDecision(user_id=user_id, answer=encode_ranking(ranking), channel=channel, cost=cost)
 
+    @asynccontextmanager
+    async def _turn(self) -> AsyncIterator[None]:
+        """Campaigns choose in turns, in all processes: each sees whom the others chose before it asks for caps."""
+        async with self._choosing:
+            with ExitStack() as stack:
+                await self._apart(stack.enter_context, self._campaigns.choosing())
+                yield
+
     async def _apart(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """In the thread. Raises SelectionFailedError when the campaigns cannot be used."""
         try:
@@ -207,6 +216,13 @@ class Selector:
             raise
         except CampaignError as error:
             raise SelectionFailedError(f"{error}; call again to go on") from error
+
+
+def _ordered(members: Members, policy: Policy, decided: Collection[str]) -> tuple[Worth, np.ndarray]:
+    """What each is worth, and the places of those not decided yet, best first."""
+    worths = worth(members.outlook, assumed_effect=policy.contacts.assumed_effect)
+    order = best_first(worths)
+    return worths, order[~members.are_among(decided)[order]]
 
 
 def _open_channel(batch: _Batch, user: User, histories: Sequence[Contacts]) -> tuple[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -289,6 +290,22 @@ async def test_without_a_build_it_says_what_to_run(desk: Desk) -> None:
     error = await refused(await desk.open(), max_contacts=1)
     assert error.code() is grpc.StatusCode.UNAVAILABLE
     assert "longtail features build" in (error.details() or "")
+
+
+async def test_two_campaigns_at_once_contact_nobody_twice(desk: Desk) -> None:
+    """Through two gateways, as two workers are: a cap of one a day counts what the other has just chosen."""
+    one, other = await desk.open(), await desk.open()
+    answers = await asyncio.gather(
+        *(
+            select(running, campaign_id=campaign, max_contacts=USERS)
+            for running, campaign in ((one, "spring"), (one, "sale"), (other, "news"))
+        )
+    )
+    contacted = Counter(
+        found.user_id for told in answers for found in told if found.answer.decision == pb.DECISION_SHOW
+    )
+    assert len(contacted) == USERS
+    assert max(contacted.values()) == 1
 
 
 async def test_two_calls_for_one_campaign_do_not_choose_at_once(desk: Desk) -> None:
