@@ -82,11 +82,13 @@ def fit(x: Floats, t_x: Floats, age: Floats, weights: Floats | None = None) -> B
     scale = max(float(np.average(age, weights=weights)), 1.0)  # days → about 1, so that one start serves all data
     scaled = (x, t_x / scale, age / scale)
 
-    def loss(log_parameters: Floats) -> float:
-        value = -float(np.average(log_likelihood(np.exp(log_parameters), *scaled), weights=weights))
-        return value if np.isfinite(value) else 1e10
+    def loss(log_parameters: Floats) -> tuple[float, Floats]:
+        parameters = np.exp(log_parameters)
+        value = -float(np.average(log_likelihood(parameters, *scaled), weights=weights))
+        slope = -np.average(gradient(parameters, *scaled), axis=1, weights=weights) * parameters
+        return (value, slope) if np.isfinite(value) and np.isfinite(slope).all() else (1e10, np.zeros(4))
 
-    found = optimize.minimize(loss, np.zeros(4), method="L-BFGS-B", bounds=[_LOG_BOUNDS] * 4)
+    found = optimize.minimize(loss, np.zeros(4), jac=True, method="L-BFGS-B", bounds=[_LOG_BOUNDS] * 4)
     if not found.success or not np.isfinite(found.fun) or found.fun >= 1e10:
         _log.warning("P(alive) stays missing: BG/NBD has no optimum on these data (%s)", found.message)
         return None
@@ -96,11 +98,39 @@ def fit(x: Floats, t_x: Floats, age: Floats, weights: Floats | None = None) -> B
 
 def log_likelihood(parameters: Floats, x: Floats, t_x: Floats, age: Floats) -> Floats:
     """Of each user, equation (6) of the paper in logarithms, as A1 + A2 + log(e^A3 + [x > 0] e^A4). [users]"""
+    _, _, a, b = parameters
+    a1, a3, a4 = _terms(parameters, x, t_x, age)
+    a2 = special.betaln(a, b + x) - special.betaln(a, b)
+    return np.asarray(a1 + a2 + np.logaddexp(a3, a4), dtype=np.float64)
+
+
+def gradient(parameters: Floats, x: Floats, t_x: Floats, age: Floats) -> Floats:
+    """Of `log_likelihood` by r, α, a and b. [4, users]"""
+    r, alpha, a, b = parameters
+    _, a3, a4 = _terms(parameters, x, t_x, age)
+    lost = np.exp(a4 - np.logaddexp(a3, a4))  # the share of e^A4
+    alive, ages = 1.0 - lost, (alpha + age, alpha + t_x)
+    both = special.digamma(a + b) - special.digamma(a + b + x)
+    return np.stack(
+        [
+            special.digamma(r + x)
+            - special.digamma(r)
+            + np.log(alpha)
+            - alive * np.log(ages[0])
+            - lost * np.log(ages[1]),
+            r / alpha - (r + x) * (alive / ages[0] + lost / ages[1]),
+            both + lost / a,
+            both + special.digamma(b + x) - special.digamma(b) - lost / (b + np.where(x > 0, x, 1.0) - 1.0),
+        ]
+    )
+
+
+def _terms(parameters: Floats, x: Floats, t_x: Floats, age: Floats) -> tuple[Floats, Floats, Floats]:
+    """A1, A3 and, −∞ for who never returned, A4. [users]"""
     r, alpha, a, b = parameters
     returned = x > 0
     safe_x = np.where(returned, x, 1.0)
     a1 = special.gammaln(r + x) - special.gammaln(r) + r * np.log(alpha)
-    a2 = special.betaln(a, b + x) - special.betaln(a, b)
     a3 = -(r + x) * np.log(alpha + age)
     a4 = np.log(a) - np.log(b + safe_x - 1.0) - (r + x) * np.log(alpha + t_x)
-    return np.asarray(a1 + a2 + np.logaddexp(a3, np.where(returned, a4, -np.inf)), dtype=np.float64)
+    return a1, a3, np.where(returned, a4, -np.inf)

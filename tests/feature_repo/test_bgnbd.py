@@ -4,9 +4,9 @@ import math
 
 import numpy as np
 import pytest
-from scipy import integrate, special
+from scipy import integrate, optimize, special
 
-from feature_repo.bgnbd import BgNbd, fit, log_likelihood
+from feature_repo.bgnbd import BgNbd, fit, gradient, log_likelihood
 
 MODEL = BgNbd(r=0.6, alpha=8.0, a=0.8, b=2.5)
 USERS = [(0.0, 0.0, 30.0), (1.0, 5.0, 30.0), (4.0, 28.0, 30.0), (4.0, 6.0, 60.0), (20.0, 50.0, 60.0)]
@@ -109,3 +109,14 @@ def test_a_user_of_a_thousand_days_long_gone_gives_no_overflow() -> None:
     x, t_x, age = np.array([1000.0]), np.array([1000.0]), np.array([5000.0])
     assert MODEL.p_alive(x, t_x, age)[0] == pytest.approx(0.0)
     assert np.isfinite(MODEL.expected_visits(30.0, x, t_x, age)).all()
+
+
+@pytest.mark.parametrize("parameters", [(0.3, 4.0, 0.8, 2.0), (2.0, 50.0, 3.0, 0.5)])
+def test_the_gradient_is_the_likelihoods(parameters: tuple[float, ...]) -> None:
+    x, t_x, age = (np.array(each) for each in zip(*USERS, strict=True))
+
+    def likelihood(given: np.ndarray) -> float:
+        return float(log_likelihood(given, x, t_x, age).sum())
+
+    expected = optimize.approx_fprime(np.array(parameters), likelihood, 1e-7)
+    np.testing.assert_allclose(gradient(np.array(parameters), x, t_x, age).sum(axis=1), expected, rtol=1e-4)
