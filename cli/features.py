@@ -28,21 +28,36 @@ def build(
     as_of: Annotated[
         str | None, typer.Option(help="The moment the features hold for, ISO, UTC without a zone. Default: now.")
     ] = None,
-    engine: Annotated[str, typer.Option(help="duckdb, the only one yet.")] = "duckdb",
+    engine: Annotated[str, typer.Option(help="duckdb, on this machine; spark, beyond it.")] = "duckdb",
+    incremental: Annotated[
+        bool,
+        typer.Option("--incremental", help="Read the events of users with news only; the tables are a full build's."),
+    ] = False,
 ) -> None:
     """Compute the feature tables from the event log.
 
+    `--incremental` goes on from the last build. Where it cannot, it builds in full and says why.
+
     Example: `longtail features build --as-of 2026-03-01`
     """
-    if engine != "duckdb":
-        raise typer.BadParameter(f"--engine is {engine!r}; give duckdb")
+    if engine not in ("duckdb", "spark"):
+        raise typer.BadParameter(f"--engine is {engine!r}; give duckdb or spark")
+    if engine == "spark" and incremental:
+        raise typer.BadParameter("--incremental is for --engine duckdb; on spark give one of them")
     from cli.data import reporting
-    from feature_repo.build import build as build_features
+    from feature_repo.build import build as build_in_full
+    from feature_repo.incremental import build_incremental
+    from feature_repo.spark_engine import build_on_spark
 
     settings: Settings = context.obj
     moment = datetime.now(UTC) if as_of is None else read_moment("--as-of", as_of)
     with reporting() as report:
+        build_features = build_on_spark if engine == "spark" else build_incremental if incremental else build_in_full
         summary = build_features(settings.state, settings.features, as_of=moment, report=report)
+    if summary.full_because:
+        typer.echo(f"built in full: {summary.full_because}")
+    if summary.changed_users is not None:
+        typer.echo(f"{summary.changed_users} users changed since the last build")
     typer.echo(f"features as of {summary.as_of:%Y-%m-%d %H:%M:%S} UTC")
     for view, rows in summary.rows.items():
         typer.echo(f"  {view}: {rows} rows")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -23,26 +24,36 @@ from feature_repo.contract import (
     View,
 )
 from feature_repo.engine import EVENT_TIMESTAMP, Engine, duckdb_engine
+from feature_repo.event_log import EventLog
 from feature_repo.events import CONTACT_TYPES, EXPOSURE
 from feature_repo.expressions import moment
 from feature_repo.layout import StateDir
+from feature_repo.locks import exclusive
 from feature_repo.settings import FeatureSettings
 from feature_repo.tabular import DataError, Report, silent
 from feature_repo.views import Past
+from feature_repo.watermark import Inputs, Watermark, prints_of
 
 P_ALIVE_HORIZON_DAYS: Final = 30.0
 BUILT: Final = (USER_BEHAVIOR, USER_ACTIVITY, USER_CONTACTS, ITEM_STATS, ITEM_NEIGHBORS)
 
 __all__ = ["BUILT", "EVENT_TIMESTAMP", "BuildSummary", "build", "offline_file"]
 
+Produced = Iterable[tuple[View, ibis.Table]]
+
 
 @dataclass(frozen=True, kw_only=True)
 class BuildSummary:
-    """What a build wrote: rows by view, users by lifecycle state."""
+    """What a build wrote: rows by view, users by lifecycle state.
+
+    An incremental build tells of how many users it read the events, or why it was a full one.
+    """
 
     as_of: datetime
     rows: Mapping[str, int]
     states: Mapping[str, int]
+    changed_users: int | None = None
+    full_because: str = ""
 
 
 def offline_file(state: StateDir, view: View) -> Path:
@@ -61,9 +72,15 @@ def build(
     """Computes every view at `as_of` from the events before it, and replaces the files once all are there.
 
     `as_of` is cut to the second, which is what the online store keeps of it.
+
+    Raises DataError while another build is at work.
     """
-    with duckdb_engine(state, settings, report) as engine:
-        return build_with(engine, state, settings, as_of=as_of.replace(microsecond=0), wanted=wanted)
+    with one_build(state), EventLog(state.events).frozen() as (segments, end):
+        inputs = Inputs.of(state, settings, end)
+        with duckdb_engine(state, settings, report, segments) as engine:
+            summary = build_with(engine, state, settings, as_of=as_of.replace(microsecond=0), wanted=wanted)
+        leave_watermark(state, inputs, summary.as_of, wanted)
+        return summary
 
 
 def build_with(
@@ -73,16 +90,42 @@ def build_with(
     events, items = engine.events(as_of), engine.items()
     if engine.fetch(events.agg(events=events.count()))["events"][0].as_py() == 0:
         raise _no_event(engine.first_event(), state, as_of)
+    replace_tables(engine, state, tables(engine, events, items, as_of=as_of, settings=settings, wanted=wanted))
+    return summarize(state, as_of, wanted)
+
+
+def one_build(state: StateDir) -> AbstractContextManager[None]:
+    """Refuses a second build, or an erasure beside a build, in this state directory."""
+
+    def busy(process: str) -> DataError:
+        return DataError(f"another build of features is at work (process {process}); wait for it to end")
+
+    return exclusive(state.features / ".build" / "lock", busy)
+
+
+def replace_tables(engine: Engine, state: StateDir, produced: Produced) -> None:
+    """Writes tables, and puts them in the place of those that are there once all are written."""
     unfinished = []
-    for view, table in tables(engine, events, items, as_of=as_of, settings=settings, wanted=wanted):
+    for view, table in produced:
         file = offline_file(state, view)
-        unfinished.append((view, file.with_name(f".{file.name}.unfinished")))
-        engine.write(view, table, unfinished[-1][1])
-    for view, file in unfinished:
-        file.replace(offline_file(state, view))
+        unfinished.append((file.with_name(f".{file.name}.unfinished"), file))
+        engine.write(view, table, unfinished[-1][0])
+    for written, file in unfinished:
+        written.replace(file)
+
+
+def leave_watermark(state: StateDir, inputs: Inputs, as_of: datetime, wanted: tuple[View, ...] = BUILT) -> None:
+    """For the next incremental build; a build of some views is none to go on from."""
+    if wanted == BUILT:
+        files = [offline_file(state, view) for view in (*BUILT, facts.ITEM_FACTS)]
+        Watermark(as_of=as_of, inputs=inputs, tables=prints_of(files, state)).write(state)
+
+
+def summarize(state: StateDir, as_of: datetime, wanted: tuple[View, ...]) -> BuildSummary:
+    """Of the tables that are there."""
     return BuildSummary(
         as_of=as_of,
-        rows={view.name: pq.read_metadata(offline_file(state, view)).num_rows for view, _ in unfinished},
+        rows={view.name: pq.read_metadata(offline_file(state, view)).num_rows for view in wanted},
         states=_states(offline_file(state, USER_ACTIVITY)),
     )
 
@@ -96,36 +139,63 @@ def tables(
     settings: FeatureSettings,
     wanted: tuple[View, ...],
 ) -> Iterator[tuple[View, ibis.Table]]:
-    """The wanted views of all users and items at `as_of`, from `events`, all before it. Shared facts are made once."""
+    """The wanted views of all users and items at `as_of`, from `events`, all before it.
+
+    Shared facts are made once. What a view no longer needs is dropped once the view was taken.
+    """
     spine = engine.keep("spine", events.select("user_id").distinct().mutate(as_of=moment(as_of)))
-    engagements = engine.keep("engagements", facts.engagements(events))
-    pairs = engine.keep("pairs", facts.pairs(events))
     if USER_BEHAVIOR in wanted:
-        past = Past(rows=engagements, as_of=as_of)
-        last = Past(rows=engine.keep("recent", views.recent(past)), as_of=as_of)
-        weights = engine.keep("category_weights", views.category_weights(past, items))
-        yield USER_BEHAVIOR, views.user_behavior_rows(last, weights, spine)
+        yield USER_BEHAVIOR, behavior(engine, events, items, spine, as_of)
+        engine.drop("recent", "category_weights")
     if USER_ACTIVITY in wanted:
-        days = facts.with_returns(engine.keep("days", facts.days(events)), settings.lifecycle)
-        rows = views.user_activity_rows(Past(rows=days, as_of=as_of), spine, settings)
-        yield USER_ACTIVITY, with_bgnbd(engine, engine.keep("activity", rows))
+        known = summaries(engine, events, as_of, settings)
+        yield USER_ACTIVITY, activity(engine, views.user_activity_rows(known, spine, settings))
+        engine.drop("days", "activity")
+    if all(view in (USER_BEHAVIOR, USER_ACTIVITY) for view in wanted):
+        return
+    pairs = engine.keep("pairs", facts.pairs(events))
     if USER_CONTACTS in wanted:
-        shown = events.filter(events.event_type.isin((EXPOSURE, *CONTACT_TYPES)))
-        engaged = pairs.filter(pairs.engaged_us.notnull())
-        yield USER_CONTACTS, contacts.user_contacts_rows(Past(rows=shown, as_of=as_of), engaged, spine)
+        yield USER_CONTACTS, contacted(events, pairs, spine, as_of)
     if ITEM_STATS in wanted:
-        engaged = events.filter(events.weight > 0)
-        yield ITEM_STATS, views.item_stats_rows(pairs, engaged, items, as_of)
+        known = engine.keep("item_facts", facts.items(pairs, events, as_of))
+        yield facts.ITEM_FACTS, known.mutate(as_of=moment(as_of))
+        yield ITEM_STATS, views.item_stats_rows(known, items, as_of)
     if ITEM_NEIGHBORS in wanted:
         yield ITEM_NEIGHBORS, neighbors.item_neighbors_rows(pairs, items, as_of, settings)
 
 
-def with_bgnbd(engine: Engine, activity: ibis.Table) -> ibis.Table:
-    """Adds p_alive and expected_events_30d. Users of equal (x, t_x, T) are fitted and computed once."""
-    day = activity.as_of.delta(ibis.timestamp("1970-01-01T00:00:00+00:00"), unit="second") // facts.DAY
-    first = activity.first_seen_unix_s // facts.DAY
-    keyed = activity.mutate(
-        x=activity.active_days - 1, t_x=activity.last_seen_unix_s // facts.DAY - first, age=day.cast("int64") - first
+def behavior(engine: Engine, events: ibis.Table, items: ibis.Table, spine: ibis.Table, as_of: datetime) -> ibis.Table:
+    """The view `user_behavior` of the spine's users."""
+    past = Past(rows=engine.keep("engagements", facts.engagements(events)), as_of=as_of)
+    last = Past(rows=engine.keep("recent", views.recent(past)), as_of=as_of)
+    weights = engine.keep("category_weights", views.category_weights(past, items))
+    engine.drop("engagements")
+    return views.user_behavior_rows(last, weights, spine)
+
+
+def contacted(events: ibis.Table, pairs: ibis.Table, spine: ibis.Table, as_of: datetime) -> ibis.Table:
+    """The view `user_contacts` of the spine's users."""
+    shown = events.filter(events.event_type.isin((EXPOSURE, *CONTACT_TYPES)))
+    engaged = pairs.filter(pairs.engaged_us.notnull())
+    return contacts.user_contacts_rows(Past(rows=shown, as_of=as_of), engaged, spine)
+
+
+def summaries(engine: Engine, events: ibis.Table, as_of: datetime, settings: FeatureSettings) -> ibis.Table:
+    """Each user's days in one row."""
+    days = facts.with_returns(engine.keep("days", facts.days(events)), settings.lifecycle)
+    return views.summarize(Past(rows=days, as_of=as_of))
+
+
+def activity(engine: Engine, rows: ibis.Table) -> ibis.Table:
+    """The view `user_activity` from `views.user_activity_rows` of all users.
+
+    Adds p_alive and expected_events_30d. Users of equal (x, t_x, T) are fitted and computed once.
+    """
+    rows = engine.keep("activity", rows)
+    day = rows.as_of.delta(ibis.timestamp("1970-01-01T00:00:00+00:00"), unit="second") // facts.DAY
+    first = rows.first_seen_unix_s // facts.DAY
+    keyed = rows.mutate(
+        x=rows.active_days - 1, t_x=rows.last_seen_unix_s // facts.DAY - first, age=day.cast("int64") - first
     )
     group = ["x", "t_x", "age"]
     groups = keyed.filter(keyed.active_days > 0).group_by(group).agg(users=lambda t: t.count())

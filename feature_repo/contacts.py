@@ -11,7 +11,7 @@ from feature_repo.events import CONTACT, CONTACT_TYPES, EXPOSURE, OPT_IN, OPT_OU
 from feature_repo.expressions import KEYS, complete, lists, microseconds
 from feature_repo.lifecycle import DAY_S
 from feature_repo.settings import FeatureSettings
-from feature_repo.views import Past, beside
+from feature_repo.views import COUNT_WINDOWS_DAYS, Past, beside
 
 
 def user_contacts(events: ibis.Table, spine: ibis.Table, settings: FeatureSettings) -> ibis.Table:
@@ -52,7 +52,8 @@ def _contacts(last: ibis.Table, past: Past) -> ibis.Table:
 def _per_channel(last: ibis.Table, past: Past) -> ibis.Table:
     aged = last.mutate(age_s=past.age_s(_.unix_s))
     by_channel = aged.group_by([*past.keys, "channel"]).agg(
-        last_unix_s=_.unix_s.max(), **{f"n{days}": _.count(where=_.age_s <= days * DAY_S) for days in (1, 7, 30)}
+        last_unix_s=_.unix_s.max(),
+        **{f"n{days}": _.count(where=_.age_s <= days * DAY_S) for days in COUNT_WINDOWS_DAYS},
     )
     return lists(
         by_channel,

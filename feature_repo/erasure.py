@@ -14,6 +14,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Final
 
+from feature_repo.build import one_build
 from feature_repo.erasers import Holder, known_holders
 from feature_repo.errors import LongtailError
 from feature_repo.events import MAX_ID_BYTES
@@ -76,7 +77,7 @@ def erase_user(
     if not 1 <= len(user_id.encode()) <= MAX_ID_BYTES:
         raise ErasureError(f"user_id has {len(user_id.encode())} bytes; give 1 to {MAX_ID_BYTES}")
     every = [*known_holders(state, settings), *holders]
-    with one_at_a_time(state):
+    with one_at_a_time(state), one_build(state):
         digest = Tombstones(state.events).add(user_id, at=now)  # first: nothing comes in behind us
         removed = [removal for holder in every for removal in _erase(holder, user_id)]
         came_back = _came_back(every, user_id)

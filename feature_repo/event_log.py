@@ -119,29 +119,57 @@ class EventLog:
             copy.write_bytes(data[:whole])
             yield [*(file for _, file in files[:-1]), copy], Position(number, whole)
 
-    def table(self, con: Backend, *, segments: Sequence[Path] | None = None) -> ibis.Table:
+    @contextmanager
+    def frozen_around(self, position: Position) -> Iterator[tuple[list[Path], list[Path], Position]]:
+        """Likewise in two parts: what was appended before `position`, and after; and the end."""
+        with (
+            self.frozen() as (files, end),
+            tempfile.TemporaryDirectory(prefix=".frozen-", dir=self._directory) as folder,
+        ):
+            before = [file for file in files if int(file.stem) < position.segment]
+            after = [file for file in files if int(file.stem) > position.segment]
+            for file in files[len(before) : len(files) - len(after)]:
+                data = file.read_bytes()
+                for part, parts, lines in (
+                    ("before", before, data[: position.offset]),
+                    ("after", after, data[position.offset :]),
+                ):
+                    copy = Path(folder) / f"{part}-{file.name}"
+                    copy.write_bytes(lines)
+                    parts.append(copy)
+            yield before, after, end
+
+    def table(
+        self, con: Backend, *, segments: Sequence[Path] | None = None, imports: Sequence[Path] | None = None
+    ) -> ibis.Table:
         """Every event, one row per event_id (the earliest), with the columns of Event; `con` is DuckDB.
 
-        `segments` are those of `frozen`; all there are by default.
+        `segments` are those of `frozen`; all there are by default, and so of `imports`.
         """
+        imports = self.import_files() if imports is None else imports
+        every = self.rows(con, segments=segments, imports=imports)
+        alone = len(imports) == 1 and not self._with_events(segments)
+        return every if alone else one_per_id(every)  # an import is free of duplicates already
+
+    def rows(
+        self, con: Backend, *, segments: Sequence[Path] | None = None, imports: Sequence[Path] | None = None
+    ) -> ibis.Table:
+        """The same with what stands twice."""
         import ibis
 
         tables = []
-        if imports := self.import_files():
+        if imports := self.import_files() if imports is None else imports:
             tables.append(con.read_parquet([str(file) for file in imports])[list(COLUMNS)])
-        files = self.segment_files() if segments is None else segments
-        if texts := [file for file in files if file.stat().st_size]:
+        if texts := self._with_events(segments):
             tables.append(read_segments(con, texts))
         schema = {name: _IBIS_TYPES[kind] for name, kind in COLUMNS.items()}
         if not tables:
             return con.create_table(ibis.util.gen_name("no_events"), schema=ibis.schema(schema), temp=True)
-        every = ibis.union(*tables).cast(schema)
-        if len(tables) == 1 and len(imports) == 1:
-            return every  # an import is free of duplicates already
-        first = ibis.row_number().over(
-            group_by="event_id", order_by=["event_time", "user_id", "item_id", "event_type", "value"]
-        )
-        return every.mutate(_occurrence=first).filter(ibis._._occurrence == 0).drop("_occurrence")
+        return ibis.union(*tables).cast(schema)
+
+    def _with_events(self, segments: Sequence[Path] | None) -> list[Path]:
+        files = self.segment_files() if segments is None else segments
+        return [file for file in files if file.stat().st_size]
 
     def erase(self, user_id: str) -> dict[str, int]:
         """Blanks the user's lines in the segments, each of which is replaced by a rename; events by segment.
@@ -244,6 +272,16 @@ def read_segments(con: Backend, files: Sequence[Path]) -> ibis.Table:
     texts = [str(file) for file in files]
     read = con.read_json(texts, columns=dict(COLUMNS), format="newline_delimited", ignore_errors=True)
     return read.filter(read.event_id.notnull())[list(COLUMNS)]
+
+
+def one_per_id(events: ibis.Table) -> ibis.Table:
+    """The earliest event of each event_id."""
+    import ibis
+
+    first = ibis.row_number().over(
+        group_by="event_id", order_by=["event_time", "user_id", "item_id", "event_type", "value"]
+    )
+    return events.mutate(_occurrence=first).filter(ibis._._occurrence == 0).drop("_occurrence")
 
 
 class _ImportedIds:

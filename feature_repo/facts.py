@@ -5,18 +5,42 @@ Every time, count, minimum, maximum and sum is a whole number: no order of addin
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Final
 
 import ibis
 from ibis import _
 
+from feature_repo.contract import Dtype, Feature, View
 from feature_repo.events import EXPOSURE, NOT_ACTIVITY
-from feature_repo.expressions import microseconds, weight
+from feature_repo.expressions import left_join, microseconds, weight
 from feature_repo.lifecycle import DAY_S
 from feature_repo.settings import FeatureSettings, LifecycleSettings
 
 WEIGHT_SCALE: Final = 1_000_000  # weights are summed in millionths
 DAY: Final = 86_400
+LATE_DAYS: Final = 30  # engagements within them are of late
+
+ITEM_FACTS: Final = View(
+    name=".build/item_facts",
+    entity="item_id",
+    owner="data",
+    fresh_for=None,
+    description="What an incremental build adds to; no Feast view.",
+    features=tuple(
+        Feature(name=name, dtype=Dtype.INT64, unit=unit, default=None, description=description)
+        for name, unit, description in (
+            ("exposures", "events", "As in `item_stats`."),
+            ("engagements", "events", "As in `item_stats`."),
+            ("engaged_users", "users", "As in `item_stats`."),
+            ("saw", "users", "Who were exposed to the item."),
+            ("followed", "users", "Who engaged with it then."),
+            ("first_us", "µs since 1970 UTC", "The first event."),
+            ("engagements_30d", "events", "As in `item_stats`."),
+            ("users", "users", "Who engaged with any item; the same in every row."),
+        )
+    ),
+)
 
 
 def prepare(events: ibis.Table, settings: FeatureSettings) -> ibis.Table:
@@ -71,3 +95,24 @@ def pairs(events: ibis.Table) -> ibis.Table:
         engaged_us=_.event_us.max(where=_.weight > 0),
         first_us=_.event_us.min(),
     )
+
+
+def items(pairs: ibis.Table, events: ibis.Table, as_of: datetime) -> ibis.Table:
+    """item_id → sums over its `pairs`, and the number of users who engaged with any item, the same in every row.
+
+    `events` are those that `pairs` is of, all before `as_of`. All but `first_us` can be taken off again.
+    """
+    known = pairs.group_by("item_id").agg(
+        exposures=_.exposures.sum(),
+        engagements=_.engagements.sum(),
+        engaged_users=_.engaged_us.count(),
+        saw=_.seen_us.count(),
+        followed=_.count(where=_.engaged_us >= _.seen_us),
+        first_us=_.first_us.min(),
+    )
+    late = events.filter((events.weight > 0) & (events.unix_s >= as_of.timestamp() - LATE_DAYS * DAY))
+    late = late.filter(late.item_id != "").group_by("item_id").agg(engagements_30d=_.count())
+    users = pairs.filter(pairs.engaged_us.notnull()).agg(users=_.user_id.nunique())
+    rows = left_join(known, late, ["item_id"]).cross_join(users)
+    counts = [name for name in rows.columns if name != "item_id"]
+    return rows.mutate(**{name: rows[name].fill_null(0).cast("int64") for name in counts})

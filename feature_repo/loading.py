@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -21,6 +19,7 @@ import pyarrow.parquet as pq
 from feature_repo.build import offline_file
 from feature_repo.contract import View
 from feature_repo.layout import StateDir
+from feature_repo.locks import exclusive
 from feature_repo.online import OnlineStore, unix_seconds
 from feature_repo.redis_pipe import StoreUnavailableError
 from feature_repo.settings import MaterializeSettings
@@ -146,20 +145,12 @@ class LoadingRecord:
 @contextmanager
 def one_at_a_time(state: StateDir) -> Iterator[None]:
     """Refuses a second materialization or erasure in this state directory."""
-    state.feast.mkdir(parents=True, exist_ok=True)
-    with (state.feast / "materialize.lock").open("a+") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            lock.seek(0)
-            process = lock.read().strip() or "unknown"
-            raise FeatureStoreError(
-                f"another materialization or erasure is at work (process {process}); wait for it to end"
-            ) from error
-        lock.truncate(0)
-        lock.write(str(os.getpid()))
-        lock.flush()
+    with exclusive(state.feast / "materialize.lock", _busy):
         yield
+
+
+def _busy(process: str) -> FeatureStoreError:
+    return FeatureStoreError(f"another materialization or erasure is at work (process {process}); wait for it to end")
 
 
 def _with(loaded: Loaded, rows: int, batch: Any, kept: Future[int]) -> Loaded:

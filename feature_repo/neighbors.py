@@ -86,8 +86,9 @@ def _words(items: ibis.Table) -> ibis.Table:
     """(item, word) → how often it stands there. A category is one word, whatever its spaces."""
     written = items.title.fill_null("") + " " + items.text.fill_null("")
     word = written.lower().re_split(r"[^\p{L}\p{N}]+").unnest()
-    category = (ibis.literal("category: ") + items.categories.unnest()).name("word")
-    words = items.select("item_id", word=word).filter(_.word != "").union(items.select("item_id", word=category))
+    categories = items.select("item_id", category=items.categories.unnest())
+    categories = categories.select("item_id", word=ibis.literal("category: ") + categories.category)
+    words = items.select("item_id", word=word).filter(_.word != "").union(categories)
     return words.group_by(["item_id", "word"]).agg(times=_.count())
 
 

@@ -92,6 +92,9 @@ class FeatureSettings(BaseModel):
     neighbor_history: int = Field(
         50, ge=2, le=500, description="A user's last so many items count for the co-occurrence of `item_neighbors`."
     )
+    neighbors_every_days: float = Field(
+        1.0, ge=0, description="An incremental build keeps `item_neighbors` for so long; 0 computes it each time."
+    )
     lifecycle: LifecycleSettings = LifecycleSettings()
     materialize: MaterializeSettings = MaterializeSettings()
 

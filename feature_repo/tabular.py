@@ -64,11 +64,12 @@ def literal(value: str) -> str:
 
 @contextmanager
 def scratch_database(directory: Path) -> Iterator[duckdb.DuckDBPyConnection]:
-    """A DuckDB on disk below `directory`, removed at the end: what does not fit in memory goes there."""
+    """A DuckDB in memory; what does not fit goes below `directory`, and is removed at the end."""
     directory.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".scratch-", dir=directory) as folder:
-        con = duckdb.connect(str(Path(folder) / "scratch.duckdb"))
+        con = duckdb.connect()
         try:
+            con.execute(f"SET temp_directory = {literal(folder)}")
             con.execute("SET TimeZone = 'UTC'; SET enable_progress_bar = true; SET enable_progress_bar_print = false")
             yield con
         finally:

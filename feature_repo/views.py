@@ -36,7 +36,9 @@ from feature_repo.settings import FeatureSettings, LifecycleSettings
 
 AFFINITY_CATEGORIES: Final = 5
 RATE_PRIOR_USERS: Final = 20.0  # the mean rate weighs as much as so many users who saw the item
+COUNT_WINDOWS_DAYS: Final = (1, 7, 30)  # of behaviour and contacts
 VISIT_WINDOWS_DAYS: Final = (7, 28, 90)
+WINDOWS_DAYS: Final = tuple(sorted({*COUNT_WINDOWS_DAYS, *VISIT_WINDOWS_DAYS, facts.LATE_DAYS}))
 
 Keep = Callable[[ibis.Table], ibis.Table]  # an engine's way to compute a table once that is used twice
 
@@ -128,9 +130,9 @@ def user_activity(events: ibis.Table, spine: ibis.Table, settings: FeatureSettin
     return _finish(_with_today(rows, settings.lifecycle), settings)
 
 
-def user_activity_rows(past: Past, spine: ibis.Table, settings: FeatureSettings) -> ibis.Table:
-    """The same from all users' days, `facts.with_returns`, before one moment."""
-    return _finish(left_join(spine, summarize(past), past.keys), settings)
+def user_activity_rows(summaries: ibis.Table, spine: ibis.Table, settings: FeatureSettings) -> ibis.Table:
+    """The same from the spine's users' days before one moment, as `summarize` gives them."""
+    return _finish(left_join(spine, summaries, ["user_id"]), settings)
 
 
 def summarize(past: Past) -> ibis.Table:
@@ -179,31 +181,19 @@ def _finish(rows: ibis.Table, settings: FeatureSettings) -> ibis.Table:
 def item_stats(events: ibis.Table, items: ibis.Table, as_of: datetime, settings: FeatureSettings) -> ibis.Table:
     """(item_id, as_of) → the features of `contract.ITEM_STATS`, for every item of the catalogue or the log."""
     past = facts.prepare(events.filter(events.event_time < moment(as_of)), settings)
-    return item_stats_rows(facts.pairs(past), past.filter(past.weight > 0), items, as_of)
+    return item_stats_rows(facts.items(facts.pairs(past), past, as_of), items, as_of)
 
 
-def item_stats_rows(pairs: ibis.Table, engagements: ibis.Table, items: ibis.Table, as_of: datetime) -> ibis.Table:
-    """The same from `facts.pairs` and the engagement events of the last 30 days, or more, before `as_of`."""
-    known = pairs.group_by("item_id").agg(
-        exposures=_.exposures.sum(),
-        engagements=_.engagements.sum(),
-        engaged_users=_.engaged_us.count(),
-        first_us=_.first_us.min(),
-        saw=_.seen_us.count(),
-        followed=_.count(where=_.engaged_us >= _.seen_us),
-    )
-    of_late = engagements.filter(engagements.unix_s >= as_of.timestamp() - 30 * DAY_S)
-    of_late = of_late.filter(of_late.item_id != "").group_by("item_id").agg(engagements_30d=_.count())
-    listed = items.select("item_id", "title", "category", "price", "withdrawn")
+def item_stats_rows(known: ibis.Table, items: ibis.Table, as_of: datetime) -> ibis.Table:
+    """The same from `facts.items`."""
     every = items.select("item_id").union(known.select("item_id"), distinct=True)
-    rows = every
-    for more in (known, of_late, listed):
-        rows = left_join(rows, more, ["item_id"])
-    users = pairs.filter(pairs.engaged_us.notnull()).agg(users=_.user_id.nunique())
+    listed = items.select("item_id", "title", "category", "price", "withdrawn")
+    rows = left_join(left_join(every, known.drop("users"), ["item_id"]), listed, ["item_id"])
+    users = known.agg(users=_.users.max())
     mean = known.agg(mean=_.followed.sum() / _.saw.sum().nullif(0))  # null when nothing was ever exposed
     counts = ("exposures", "engagements", "engaged_users", "engagements_30d", "saw", "followed")
     rows = rows.mutate(
-        **{name: rows[name].fill_null(0).cast("int64") for name in counts},
+        **{name: rows[name].fill_null(0) for name in counts},
         first_seen_unix_s=(rows.first_us // 1_000_000).cast("int64"),
         title=rows.title.fill_null(""),
         category=rows.category.fill_null(""),
@@ -214,7 +204,7 @@ def item_stats_rows(pairs: ibis.Table, engagements: ibis.Table, items: ibis.Tabl
     rows = rows.cross_join(users).cross_join(mean)
     return rows.mutate(
         popularity_percentile=share_of_others(_.engagements, group_by=None, above=False).cast("float32"),
-        novelty_bits=-((_.engaged_users + 1) / (_.users + 1)).log2().cast("float32"),
+        novelty_bits=-((_.engaged_users + 1) / (_.users.fill_null(0) + 1)).log2().cast("float32"),
         engagement_rate=((_.followed + RATE_PRIOR_USERS * _["mean"]) / (_.saw + RATE_PRIOR_USERS)).cast("float32"),
     ).drop("users", "mean", "saw", "followed", "first_us")
 
@@ -241,7 +231,7 @@ def _history(last: Past, keys: Sequence[str]) -> ibis.Table:
 def _counts(last: Past) -> ibis.Table:
     aged = last.rows.mutate(age_s=last.age_s(_.unix_s))
     by_type = aged.group_by([*last.keys, "event_type"]).agg(
-        **{f"n{days}": _.count(where=_.age_s <= days * DAY_S) for days in (1, 7, 30)}
+        **{f"n{days}": _.count(where=_.age_s <= days * DAY_S) for days in COUNT_WINDOWS_DAYS}
     )
     return lists(
         by_type,

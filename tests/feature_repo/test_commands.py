@@ -92,3 +92,14 @@ def test_from_a_log_to_checked_features(run: Run) -> None:
     assert "differ" in str(run("features", "check", code=1).exception)
     assert "item_stats: 2 of 2 rows written" in run("features", "materialize").stdout
     assert "user_activity: 2 rows offline" in run("features", "check").stdout
+
+
+def test_an_incremental_build_says_what_it_did(run: Run, tmp_path: Path) -> None:
+    run("data", "import", "log.csv", "--map", *MAP)
+    build = ["features", "build", "--incremental", "--as-of", "2026-01-03"]
+    assert "built in full: no full build went before" in run(*build).stdout
+    (tmp_path / "more.csv").write_text("customer,sku,at,action\nc3,s1,2026-01-01,view\n")
+    run("data", "import", "more.csv", "--map", *MAP)
+    output = run(*build).stdout
+    assert "1 users changed since the last build" in output
+    assert "user_activity: 3 rows" in output

@@ -317,6 +317,7 @@ def test_a_damaged_import_is_explained_and_the_last_tables_stay(tmp_path: Path) 
         build(state, FeatureSettings(), as_of=NOW + timedelta(days=1))
     assert pq.read_table(offline_file(state, contract.USER_ACTIVITY))["event_timestamp"][0].as_py() == NOW
     assert sorted(file.name for file in state.features.iterdir()) == [
+        ".build",
         "item_neighbors.parquet",
         "item_stats.parquet",
         "user_activity.parquet",
