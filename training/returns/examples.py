@@ -101,6 +101,12 @@ class ReturnsReader:
             bgnbd=frame["p_return_bgnbd"].to_numpy(np.float64),
         )
 
+    def came_within(self, user_id: pd.Series, at_unix_s: pd.Series, horizon: timedelta) -> npt.NDArray[np.bool_]:
+        """Whether each user has a visit from that moment on, before the horizon ends. [rows]"""
+        acts = self.con.to_pyarrow(_acts(self.events)).to_pandas()
+        frame = pd.DataFrame({"user_id": user_id.to_numpy(), "as_of_s": at_unix_s.to_numpy(np.float64)})
+        return _within(frame, acts[~acts["is_contact"]], horizon / timedelta(days=1))
+
     def _habits(self, spine: ibis.Table) -> pd.DataFrame:
         """Gaps between active days, and values, before each moment."""
         import ibis

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, Final
 
 import numpy as np
 
 from feature_repo.errors import LongtailError
-from training.returns import measures
+from training.returns import measures, targeting, uplift
 from training.returns.examples import Examples, Floats, ReturnsReader, moments
 from training.returns.model import ReturnModel, fit
+from training.returns.trials import Trials
 
 BGNBD: Final = "bgnbd"
 RETURN_MODEL: Final = "return_model"
 UPLIFT_MODEL: Final = "uplift_model"
 MOMENTS: Final = 12
+ERROR_RATE: Final = 0.05  # of all learners' intervals together
 LEAST_EACH: Final = 20  # users who came, and who did not, in what a model is fitted to or judged on
 
 
@@ -32,8 +34,9 @@ class Trained:
     horizon_days: float
     basis: str
     now: Examples
-    p_return: Floats  # [users]
+    p_return: Floats  # [users], without a contact
     report: dict[str, Any]
+    p_return_contacted: Floats | None = None  # [users]; None until an uplift model was released
 
 
 def train(reader: ReturnsReader, *, horizon_days: float, as_of: datetime | None = None, seed: int = 0) -> Trained:
@@ -80,6 +83,58 @@ def train(reader: ReturnsReader, *, horizon_days: float, as_of: datetime | None 
         p_return=p_return,
         report=report | {"basis": basis},
     )
+
+
+def with_uplift(trained: Trained, trials: Trials, *, seed: int = 0) -> Trained:
+    """Adds p(return | contact), when a learner orders users better than chance does.
+
+    Released is the learner with the highest Qini of those whose interval is above 0; the level of the intervals allows
+    for their number. Then it learns from all trials. Otherwise nothing is added, and the report says why.
+    """
+    report: dict[str, Any] = {"trials": len(trials), "contacted": int(trials.is_treated.sum())}
+    report["not_due"] = trials.not_due
+    reason = _too_few(trials)
+    if reason:
+        return replace(trained, report=trained.report | {"uplift": report | {"released": None, "reason": reason}})
+    judgeable = uplift.cross_fitted(trials, seed=seed)
+    level = 1.0 - ERROR_RATE / len(uplift.LEARNERS)
+    judged = {
+        name: targeting.judge(effect, judgeable.gain, trials.user_id, level=level, seed=seed)
+        for name, effect in judgeable.effects.items()
+    }
+    mean = next(iter(judged.values())).mean_effect
+    report |= {
+        "level": level,
+        "mean_effect": asdict(mean),
+        "learners": {name: asdict(one) for name, one in judged.items()},
+    }
+    proven = [name for name, one in judged.items() if one.qini.low > 0]
+    if not proven:
+        reason = "no learner orders users better than chance; what a contact changes stays an assumption"
+        return replace(trained, report=trained.report | {"uplift": report | {"released": None, "reason": reason}})
+    best = max(proven, key=lambda name: judged[name].qini.value)
+    effect = uplift.LEARNERS[best](trials, seed)(trained.now.features)
+    reason = f"the {best} has the highest Qini of {len(proven)} whose interval is above 0"
+    return replace(
+        trained,
+        basis=UPLIFT_MODEL,
+        p_return_contacted=np.clip(trained.p_return + effect, 0.0, 1.0),
+        report=trained.report | {"basis": UPLIFT_MODEL, "uplift": report | {"released": best, "reason": reason}},
+    )
+
+
+def _too_few(trials: Trials) -> str:
+    """Why nothing can be learnt; empty when something can."""
+    if not len(trials):
+        return "the decision log has no campaign with a holdout whose horizon has ended"
+    for arm, rows in (("contacted", trials.is_treated), ("held out", ~trials.is_treated)):
+        came = int(trials.came[rows].sum())
+        if min(came, int(rows.sum()) - came) < LEAST_EACH:
+            return (
+                f"of {int(rows.sum())} users {arm}, {came} came back; {LEAST_EACH} who did and {LEAST_EACH} who did "
+                "not are needed"
+            )
+    return ""
 
 
 def _judge(past: list[Examples], judged: Examples, *, seed: int) -> tuple[dict[str, Any], ReturnModel | None]:
