@@ -14,6 +14,7 @@ HISTORY_LENGTH: Final = 50  # behaviours kept per user, newest first
 CONTACT_LENGTH: Final = 50  # contacts kept per user, newest first
 EXPOSED_LENGTH: Final = 20  # items shown in vain kept per user, newest first
 NEIGHBOR_LENGTH: Final = 50  # neighbours kept per item, best first
+AFFINITY_LENGTH: Final = 5  # categories kept per user, best first
 
 
 class Dtype(StrEnum):
@@ -33,13 +34,17 @@ FeatureValue = str | int | float | bool | list[str] | list[int] | list[float] | 
 
 @dataclass(frozen=True, kw_only=True)
 class Feature:
-    """One column of a view. `default` is what serving uses where a user or item has no row; None is missing."""
+    """One column of a view. `default` is what serving uses where a user or item has no row; None is missing.
+
+    A list has at most `max_length` entries; None is no bound, or no list.
+    """
 
     name: str
     dtype: Dtype
     unit: str
     default: FeatureValue
     description: str
+    max_length: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,8 +65,10 @@ class View:
         return {feature.name: feature.default for feature in self.features}
 
 
-def _feature(name: str, dtype: Dtype, unit: str, default: FeatureValue, description: str) -> Feature:
-    return Feature(name=name, dtype=dtype, unit=unit, default=default, description=description)
+def _feature(
+    name: str, dtype: Dtype, unit: str, default: FeatureValue, description: str, *, max_length: int | None = None
+) -> Feature:
+    return Feature(name=name, dtype=dtype, unit=unit, default=default, description=description, max_length=max_length)
 
 
 USER_BEHAVIOR: Final = View(
@@ -71,15 +78,37 @@ USER_BEHAVIOR: Final = View(
     fresh_for=timedelta(days=7),
     description="What the user did last: the model's sequence. Streamed; may go stale.",
     features=(
-        _feature("history_item_ids", Dtype.STRINGS, "item_id", [], "Items of the last 50 engagements, newest first."),
-        _feature("history_event_types", Dtype.STRINGS, "event_type", [], "Their event types, same order."),
-        _feature("history_unix_s", Dtype.INT64S, "s since 1970 UTC", [], "Their times, same order."),
+        _feature(
+            "history_item_ids",
+            Dtype.STRINGS,
+            "item_id",
+            [],
+            "Items of the last 50 engagements, newest first.",
+            max_length=HISTORY_LENGTH,
+        ),
+        _feature(
+            "history_event_types",
+            Dtype.STRINGS,
+            "event_type",
+            [],
+            "Their event types, same order.",
+            max_length=HISTORY_LENGTH,
+        ),
+        _feature(
+            "history_unix_s",
+            Dtype.INT64S,
+            "s since 1970 UTC",
+            [],
+            "Their times, same order.",
+            max_length=HISTORY_LENGTH,
+        ),
         _feature(
             "count_event_types",
             Dtype.STRINGS,
             "event_type",
             [],
             "Event types in the history; the counts below are of them.",
+            max_length=HISTORY_LENGTH,
         ),
         _feature(
             "counts_1d",
@@ -87,13 +116,26 @@ USER_BEHAVIOR: Final = View(
             "events",
             [],
             "History entries of each type in the last day before the row's time.",
+            max_length=HISTORY_LENGTH,
         ),
-        _feature("counts_7d", Dtype.INT64S, "events", [], "Likewise in the last 7 days."),
-        _feature("counts_30d", Dtype.INT64S, "events", [], "Likewise in the last 30 days."),
+        _feature("counts_7d", Dtype.INT64S, "events", [], "Likewise in the last 7 days.", max_length=HISTORY_LENGTH),
+        _feature("counts_30d", Dtype.INT64S, "events", [], "Likewise in the last 30 days.", max_length=HISTORY_LENGTH),
         _feature(
-            "affinity_categories", Dtype.STRINGS, "category", [], "The user's 5 strongest categories, best first."
+            "affinity_categories",
+            Dtype.STRINGS,
+            "category",
+            [],
+            "The user's 5 strongest categories, best first.",
+            max_length=AFFINITY_LENGTH,
         ),
-        _feature("affinity_shares", Dtype.FLOAT32S, "share", [], "Their shares of the user's weighted engagements."),
+        _feature(
+            "affinity_shares",
+            Dtype.FLOAT32S,
+            "share",
+            [],
+            "Their shares of the user's weighted engagements.",
+            max_length=AFFINITY_LENGTH,
+        ),
     ),
 )
 
@@ -215,19 +257,52 @@ USER_CONTACTS: Final = View(
     fresh_for=timedelta(days=7),
     description="How often we wrote to the user, what the user wants no more, and what was shown in vain. Streamed.",
     features=(
-        _feature("channels", Dtype.STRINGS, "channel", [], "Channels of the contacts below, by name."),
+        _feature(
+            "channels",
+            Dtype.STRINGS,
+            "channel",
+            [],
+            "Channels of the contacts below, by name.",
+            max_length=CONTACT_LENGTH,
+        ),
         _feature(
             "contacts_1d",
             Dtype.INT64S,
             "contacts",
             [],
             "Contacts of the list below on each channel in the last day before the row's time.",
+            max_length=CONTACT_LENGTH,
         ),
-        _feature("contacts_7d", Dtype.INT64S, "contacts", [], "Likewise in the last 7 days."),
-        _feature("contacts_30d", Dtype.INT64S, "contacts", [], "Likewise in the last 30 days."),
-        _feature("last_contact_unix_s", Dtype.INT64S, "s since 1970 UTC", [], "The last contact on each channel."),
-        _feature("contact_channels", Dtype.STRINGS, "channel", [], "Channels of the last 50 contacts, newest first."),
-        _feature("contact_unix_s", Dtype.INT64S, "s since 1970 UTC", [], "Their times, same order."),
+        _feature(
+            "contacts_7d", Dtype.INT64S, "contacts", [], "Likewise in the last 7 days.", max_length=CONTACT_LENGTH
+        ),
+        _feature(
+            "contacts_30d", Dtype.INT64S, "contacts", [], "Likewise in the last 30 days.", max_length=CONTACT_LENGTH
+        ),
+        _feature(
+            "last_contact_unix_s",
+            Dtype.INT64S,
+            "s since 1970 UTC",
+            [],
+            "The last contact on each channel.",
+            max_length=CONTACT_LENGTH,
+        ),
+        _feature(
+            "contact_channels",
+            Dtype.STRINGS,
+            "channel",
+            [],
+            "Channels of the last 50 contacts, newest first.",
+            max_length=CONTACT_LENGTH,
+        ),
+        _feature(
+            "contact_unix_s",
+            Dtype.INT64S,
+            "s since 1970 UTC",
+            [],
+            "Their times, same order.",
+            max_length=CONTACT_LENGTH,
+        ),
         _feature(
             "opted_out_channels",
             Dtype.STRINGS,
@@ -243,9 +318,24 @@ USER_CONTACTS: Final = View(
             "item_id",
             [],
             "The last 20 items shown and not engaged with since, newest first.",
+            max_length=EXPOSED_LENGTH,
         ),
-        _feature("exposed_counts", Dtype.INT64S, "exposures", [], "How often each was shown in vain."),
-        _feature("exposed_unix_s", Dtype.INT64S, "s since 1970 UTC", [], "When each was last shown."),
+        _feature(
+            "exposed_counts",
+            Dtype.INT64S,
+            "exposures",
+            [],
+            "How often each was shown in vain.",
+            max_length=EXPOSED_LENGTH,
+        ),
+        _feature(
+            "exposed_unix_s",
+            Dtype.INT64S,
+            "s since 1970 UTC",
+            [],
+            "When each was last shown.",
+            max_length=EXPOSED_LENGTH,
+        ),
     ),
 )
 
@@ -308,16 +398,32 @@ ITEM_NEIGHBORS: Final = View(
             "item_id",
             [],
             "Up to 50 items engaged with by the same users, best first.",
+            max_length=NEIGHBOR_LENGTH,
         ),
-        _feature("neighbor_scores", Dtype.FLOAT32S, "shrunk cosine", [], "Their scores, above 0 and below 1."),
+        _feature(
+            "neighbor_scores",
+            Dtype.FLOAT32S,
+            "shrunk cosine",
+            [],
+            "Their scores, above 0 and below 1.",
+            max_length=NEIGHBOR_LENGTH,
+        ),
         _feature(
             "content_item_ids",
             Dtype.STRINGS,
             "item_id",
             [],
             "Up to 50 items of like title, text and categories, best first; an item without events has them too.",
+            max_length=NEIGHBOR_LENGTH,
         ),
-        _feature("content_scores", Dtype.FLOAT32S, "cosine", [], "Their TF-IDF scores, above 0 and at most 1."),
+        _feature(
+            "content_scores",
+            Dtype.FLOAT32S,
+            "cosine",
+            [],
+            "Their TF-IDF scores, above 0 and at most 1.",
+            max_length=NEIGHBOR_LENGTH,
+        ),
     ),
 )
 

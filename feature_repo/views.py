@@ -20,7 +20,7 @@ import ibis
 from ibis import _
 
 from feature_repo import facts
-from feature_repo.contract import HISTORY_LENGTH
+from feature_repo.contract import AFFINITY_LENGTH, HISTORY_LENGTH
 from feature_repo.expressions import (
     KEYS,
     complete,
@@ -34,7 +34,6 @@ from feature_repo.expressions import (
 from feature_repo.lifecycle import DAY_S, Lifecycle
 from feature_repo.settings import FeatureSettings, LifecycleSettings
 
-AFFINITY_CATEGORIES: Final = 5
 RATE_PRIOR_USERS: Final = 20.0  # the mean rate weighs as much as so many users who saw the item
 COUNT_WINDOWS_DAYS: Final = (1, 7, 30)  # of behaviour and contacts
 VISIT_WINDOWS_DAYS: Final = (7, 28, 90)
@@ -247,7 +246,7 @@ def _counts(last: Past) -> ibis.Table:
 def _affinities(weights: ibis.Table, keys: Sequence[str]) -> ibis.Table:
     total = weights.weight.sum().over(group_by=keys)
     place = ibis.row_number().over(group_by=keys, order_by=[ibis.desc("weight"), ibis.asc("category")])
-    best = weights.mutate(share=weights.weight / total, place=place).filter(_.place < AFFINITY_CATEGORIES)
+    best = weights.mutate(share=weights.weight / total, place=place).filter(_.place < AFFINITY_LENGTH)
     return lists(
         best,
         order="place",
