@@ -11,6 +11,7 @@ from feature_repo.errors import LongtailError
 
 if TYPE_CHECKING:
     from cli.settings import Settings
+    from feature_repo.quality import QualityReport
 
 group = typer.Typer(help="Make features and serve them.", no_args_is_help=True, rich_markup_mode="markdown")
 
@@ -86,9 +87,13 @@ def materialize(
     since: Annotated[
         str | None, typer.Option(help="Only rows computed at this time or later, ISO, UTC without a zone.")
     ] = None,
+    accept: Annotated[
+        str | None, typer.Option(help="Load tables that break a rule too; the reason is kept on record.")
+    ] = None,
 ) -> None:
-    """Load the feature tables into the online store, and read the rows back.
+    """Check the feature tables, load them into the online store, and read the rows back.
 
+    Tables that break a rule (`longtail features validate`) are not loaded, unless `--accept REASON` is given.
     Every user and item, however old. Of a row that feedback has brought up to date since the build, only the columns
     that feedback does not know are written. A run that was broken off is gone on with.
 
@@ -97,12 +102,15 @@ def materialize(
     if full and since is not None:
         raise typer.BadParameter("give --full or --since, not both")
     from cli.data import reporting
+    from feature_repo import quality
     from feature_repo.materialize import materialize as load
     from feature_repo.store import open_store
 
     settings: Settings = context.obj
     moment = None if since is None else read_moment("--since", since)
     store = open_store(settings.state, settings.features)
+    found = quality.gate(settings.state, settings.features.quality, accept=accept, now=datetime.now(UTC))
+    _show_quality(found)
     with reporting() as report:
         done = load(
             settings.state,
@@ -112,11 +120,36 @@ def materialize(
             limits=settings.features.materialize,
             report=report,
         )
+    quality.remember(settings.state, found)
     for view in done:
         notes = f", {view.kept} newer kept" if view.kept else ""
         notes += f", {view.older} older than --since" if view.older else ""
         notes += f"; the first {view.resumed_at} by the run that was broken off" if view.resumed_at else ""
         typer.echo(f"  {view.view}: {view.written} of {view.rows} rows written{notes}")
+
+
+@group.command()
+def validate(context: typer.Context) -> None:
+    """Check the feature tables: types, ranges, lists that go together, rows lost, drift. Exits 1 when a rule is broken.
+
+    Drift is against the tables last loaded online. What was found is also in `features/.build/quality.json`.
+
+    Example: `longtail features validate`
+    """
+    from feature_repo import quality
+
+    settings: Settings = context.obj
+    found = quality.validate(settings.state, settings.features.quality)
+    _show_quality(found)
+    quality.refuse(found)
+    typer.echo(f"{len(found.tables)} tables, {sum(table.rules for table in found.tables)} rules: all hold")
+
+
+def _show_quality(found: QualityReport) -> None:
+    for broken in found.broken:
+        typer.echo(f"  {broken}")
+    for drift in found.drifted:
+        typer.echo(f"  drift: {drift}")
 
 
 @group.command()

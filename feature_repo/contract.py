@@ -436,6 +436,18 @@ VIEWS: Final = (
     ITEM_STATS,
     ITEM_NEIGHBORS,
 )
+# Lists of one row that go together, and how long they may be; times among them are newest first where `True`.
+ALIGNED: Final = (
+    (HISTORY_LENGTH, True, ("history_item_ids", "history_event_types", "history_unix_s")),
+    (HISTORY_LENGTH, False, ("count_event_types", "counts_1d", "counts_7d", "counts_30d")),
+    (None, False, ("affinity_categories", "affinity_shares")),
+    (CONTACT_LENGTH, False, ("channels", "contacts_1d", "contacts_7d", "contacts_30d", "last_contact_unix_s")),
+    (CONTACT_LENGTH, True, ("contact_channels", "contact_unix_s")),
+    (None, False, ("choice_channels", "choice_unix_s")),
+    (EXPOSED_LENGTH, True, ("exposed_item_ids", "exposed_counts", "exposed_unix_s")),
+    (NEIGHBOR_LENGTH, False, ("neighbor_item_ids", "neighbor_scores")),
+    (NEIGHBOR_LENGTH, False, ("content_item_ids", "content_scores")),
+)
 USER_VIEWS: Final = tuple(view for view in VIEWS if view.entity == "user_id")
 
 # The model's dense input `user_features` [batch, F], in this order; NaN is missing.

@@ -54,6 +54,22 @@ class MaterializeSettings(BaseModel):
     patience_s: float = Field(60, ge=0, description="How long a store that does not answer is tried again.")
 
 
+class QualitySettings(BaseModel):
+    """What `longtail features validate` and `materialize` let pass."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    max_row_loss: float = Field(
+        0.5, ge=0, le=1, description="Refuse a table that lost more than this share of the rows last loaded."
+    )
+    warn_psi: float = Field(
+        0.1, ge=0, description="Name features whose population stability index against the tables last loaded is above."
+    )
+    max_psi: float = Field(
+        0, ge=0, description="Refuse tables with such an index above this; 0 names them only. 0.25 is customary."
+    )
+
+
 class FeatureSettings(BaseModel):
     """How events become features and where features are served from."""
 
@@ -97,6 +113,7 @@ class FeatureSettings(BaseModel):
     )
     lifecycle: LifecycleSettings = LifecycleSettings()
     materialize: MaterializeSettings = MaterializeSettings()
+    quality: QualitySettings = QualitySettings()
 
     @field_validator("event_weights")
     @classmethod
