@@ -1,0 +1,1 @@
+"""What parts of a request cost by themselves."""
