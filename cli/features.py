@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -63,6 +64,43 @@ def build(
     for view, rows in summary.rows.items():
         typer.echo(f"  {view}: {rows} rows")
     typer.echo("  users: " + ", ".join(f"{count} {state}" for state, count in summary.states.items()))
+
+
+@group.command("training-set")
+def training_set(
+    context: typer.Context,
+    rows: Annotated[
+        str,
+        typer.Argument(metavar="ROWS", help="Parquet: user_id, item_id or both, event_timestamp, what else you like."),
+    ],
+    out: Annotated[Path, typer.Option(help="A folder for training_set.parquet and the views' tables.")],
+    view: Annotated[
+        list[str] | None, typer.Option(help="Of this view only; may be repeated. Default: all but item_neighbors.")
+    ] = None,
+) -> None:
+    """Join to each row every feature as it was at the row's time, from events before it.
+
+    Rows keep their order and columns; features are named VIEW__FEATURE. Of items, and where a user's feature depends
+    on all users, the value is that of the midnight (UTC) before, as a nightly build would have left it.
+
+    Example: `longtail features training-set labels.parquet --out set`
+    """
+    from cli.data import reporting
+    from feature_repo.pseudonyms import open_pseudonyms
+    from feature_repo.training_set import write_training_set
+
+    settings: Settings = context.obj
+    with reporting() as report:
+        summary = write_training_set(
+            settings.state,
+            settings.features,
+            rows,
+            out,
+            wanted=view or (),
+            pseudonyms=open_pseudonyms(settings.features.pseudonym_key_file),
+            report=report,
+        )
+    typer.echo(f"{summary.file}: {summary.rows} rows with {', '.join(summary.views)}")
 
 
 @group.command()

@@ -6,12 +6,14 @@ from datetime import timedelta
 from typing import Any, Final
 
 from feast import Entity, FeatureService, FeatureView, Field, FileSource, ValueType
+from feast.data_source import DataSource
 from feast.types import Array, Bool, FeastType, Float32, Int64, String
 
 from feature_repo.contract import USER_VIEWS, VIEWS, Dtype, View
 
 USER_SERVICE: Final = "user_features_v1"
 ITEM_SERVICE: Final = "item_features_v1"
+TIME: Final = "event_timestamp"
 
 _TYPES: Final[dict[Dtype, FeastType]] = {
     Dtype.STRING: String,
@@ -28,8 +30,11 @@ ITEM: Final = Entity(name="item", join_keys=["item_id"], value_type=ValueType.ST
 _ENTITIES: Final = {"user_id": USER, "item_id": ITEM}
 
 
-def feature_view(view: View) -> FeatureView:
-    """A view of the contract. ttl 0: nothing expires; `View.fresh_for` says from which age serving calls it stale."""
+def feature_view(view: View, source: DataSource | None = None) -> FeatureView:
+    """A view of the contract. ttl 0: nothing expires; `View.fresh_for` says from which age serving calls it stale.
+
+    `source` is another registry's: any of the view's table, with `event_timestamp`.
+    """
     entity = _ENTITIES[view.entity]
     features = [
         Field(
@@ -44,7 +49,7 @@ def feature_view(view: View) -> FeatureView:
         name=view.name,
         entities=[entity],
         schema=[Field(name=view.entity, dtype=String), *features],
-        source=FileSource(name=view.name, path=f"../features/{view.name}.parquet", timestamp_field="event_timestamp"),
+        source=source or FileSource(name=view.name, path=f"../features/{view.name}.parquet", timestamp_field=TIME),
         ttl=timedelta(0),
         online=True,
         owner=view.owner,
