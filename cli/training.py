@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import logging
 import os
 from datetime import UTC, datetime
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from training.gate import Verdict
     from training.model_config import ModelConfig
     from training.settings import TrainingSettings
+    from training.version_comparison import Comparison
+    from training.workflow import Run
 
 
 class SplitOption(StrEnum):
@@ -77,6 +80,10 @@ def evaluate(
         Path | None, typer.Option(help="Also write the recommendations as Parquet: user_id, rank, item_id.")
     ] = None,
     k: Annotated[int, typer.Option("-k", min=1, max=1000, help="Recommendations per user in --topk.")] = 10,
+    compare: Annotated[
+        tuple[str, str] | None,
+        typer.Option(metavar="A B", help="Instead: two versions (numbers, or SavedModels by path), user by user."),
+    ] = None,
     config: ConfigOption = None,
     resume: ResumeOption = False,
 ) -> None:
@@ -86,15 +93,22 @@ def evaluate(
 
     The leave-one-out split fits a model of its own, on all but the last two items of each user.
 
+    `--compare A B` asks two exported versions the temporal test instead, and writes comparison.json.
+
     Example: `longtail evaluate --topk top.parquet`
     """
     settings, chosen = _settings(context, config)
+    if compare is not None and (topk is not None or split is not SplitOption.TEMPORAL):
+        raise typer.BadParameter("--compare asks two versions the temporal test; give it without --topk and --split")
     _quiet()
     from feature_repo.catalogue import catalogue_file
     from training import publish as publishing
     from training import reporting, workflow
 
     run = workflow.start(settings.state.events, settings.features, chosen, catalogue=catalogue_file(settings.state))
+    if compare is not None:
+        _compare(settings, run, compare)
+        return
     with _shown_progress() as progress:
         result = reporting.evaluate(
             run,
@@ -114,6 +128,19 @@ def evaluate(
         frame.to_parquet(topk, index=False)
         typer.echo(f"{topk}: {len(frame)} recommendations")
     typer.echo(f"{result.page}")
+
+
+def _compare(settings: Settings, run: Run, named: tuple[str, str]) -> None:
+    from training.version_comparison import compare, find
+
+    folders = settings.state.models, settings.state.exports
+    first, second = (find(name, folders, user_weights=user_weights_file(settings)) for name in named)
+    comparison = compare(run, first, second)
+    file = settings.state.training / "comparison.json"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(comparison.as_json(), indent=2) + "\n")
+    _show_comparison(comparison)
+    typer.echo(f"{file}")
 
 
 def export(context: typer.Context) -> None:
@@ -259,6 +286,21 @@ def _show(report: dict[str, Any]) -> None:
         ndcg = _cell(values["ndcg"]), _cell(tail[name]["ndcg"]) if name in tail else "–"
         means = (_cell({"mean": values[metric]["mean"], "error": None}) for metric in ("recall", "auc", "accuracy"))
         table.add_row(name, *ndcg, *means)
+    Console().print(table)
+
+
+def _show_comparison(comparison: Comparison) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=f"NDCG@10 per user, {comparison.second} less {comparison.first}", box=box.SIMPLE)
+    for heading in ("slice", "users", "first", "second", "difference", ""):
+        table.add_column(heading, justify="right" if heading not in ("slice", "") else "left", no_wrap=True)
+    for one in comparison.differences:
+        if one.metric == "ndcg":
+            difference = _cell({"mean": one.difference, "error": one.error})
+            table.add_row(one.slice, str(one.users), f"{one.first:.3f}", f"{one.second:.3f}", difference, one.verdict)
     Console().print(table)
 
 
