@@ -23,7 +23,7 @@ VALUES: Final = 20
 LEAST_ROWS: Final = 100  # of both tables: below, a few rows that change bins look like a shift
 LEAST_SHARE: Final = 1e-4  # of a bin, so that an empty one does not make the index infinite
 
-_FREE_TEXT: Final = ("title",)  # differs from row to row; nothing to compare
+_FREE_TEXT: Final = ("title",)  # differs from row to row
 _LISTS: Final = (Dtype.STRINGS, Dtype.INT64S, Dtype.FLOAT32S)
 _WORDS: Final = (Dtype.STRING, Dtype.BOOL)
 
@@ -41,7 +41,7 @@ def profile(con: duckdb.DuckDBPyConnection, table: str, view: View) -> dict[str,
     return {
         feature.name: shares(con, table, feature, _bounds(con, table, feature))
         for feature in view.features
-        if feature.name not in _FREE_TEXT
+        if _is_comparable(feature)
     }
 
 
@@ -104,5 +104,10 @@ def _value(feature: Feature) -> str:
         return f"len({name})::DOUBLE"
     if feature.dtype in _WORDS:
         return f"CAST({name} AS VARCHAR)"
-    is_time = feature.unit.startswith("s since")  # how long ago: else every later build had drifted
-    return f"epoch(event_timestamp) - {name}::DOUBLE" if is_time else f"{name}::DOUBLE"
+    return f"{name}::DOUBLE"
+
+
+def _is_comparable(feature: Feature) -> bool:
+    """Not a time: it moves on with every build. What it means shows in visits, states and counts."""
+    is_time = feature.dtype is Dtype.INT64 and feature.unit.startswith("s since")
+    return not is_time and feature.name not in _FREE_TEXT

@@ -12,7 +12,7 @@ import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from datetime import datetime
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Final
 
@@ -134,5 +134,9 @@ def _prints(read: dict[str, list[int]]) -> dict[str, Print]:
 
 
 def _recipe(settings: FeatureSettings) -> str:
-    parts = [version("longtail"), repr(VIEWS), settings.model_dump_json(include=set(_RECIPE))]
+    try:
+        of_code = version("longtail")
+    except PackageNotFoundError:  # run from a checkout that is not installed
+        of_code = "checkout"
+    parts = [of_code, repr(VIEWS), settings.model_dump_json(include=set(_RECIPE))]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()

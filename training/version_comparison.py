@@ -104,7 +104,7 @@ def _difference(
     first, second = (values[known] for values in pair)
     mean, error = metrics.mean_and_error(second - first)
     return Difference(
-        slice=name.removeprefix("state: "),
+        slice=name,
         users=int(known.sum()),
         metric=metric,
         first=float(first.mean()) if len(first) else float("nan"),
