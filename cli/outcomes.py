@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from cli.settings import Settings
+    from outcomes.attribution import Attribution
     from outcomes.off_policy import Evaluation, Rounds
 
 MapOption = Annotated[
@@ -21,10 +22,16 @@ MapOption = Annotated[
     typer.Option("--map", help="item=, reward=, propensity=, and where there are place=, decision=, target= columns."),
 ]
 
+OutcomeOption = Annotated[
+    list[str] | None, typer.Option(help="Event types that are a success. Default: every engagement.")
+]
+WindowOption = Annotated[float, typer.Option(min=0.0, help="How long after it was shown a success counts.")]
+
 
 def register(app: typer.Typer) -> None:
     """Adds these commands to `longtail`."""
     app.command()(ope)
+    app.command()(impressions)
 
 
 def ope(
@@ -42,10 +49,8 @@ def ope(
             "probability; with --log, a table of item, probability and, if it matters, place."
         ),
     ] = None,
-    outcome: Annotated[
-        list[str] | None, typer.Option(help="Event types that are a success. Default: every engagement.")
-    ] = None,
-    window_days: Annotated[float, typer.Option(min=0.0, help="How long after it was shown a success counts.")] = 7.0,
+    outcome: OutcomeOption = None,
+    window_days: WindowOption = 7.0,
     confidence: Annotated[float, typer.Option(min=0.5, max=0.9999, help="Of the intervals.")] = 0.95,
     bootstrap: Annotated[int, typer.Option(min=0, help="Samples of the bootstrap; 0: normal intervals.")] = 0,
     least_effective_sample: Annotated[float, typer.Option(min=1, help="Below it the answer is refused.")] = 100.0,
@@ -71,17 +76,50 @@ def ope(
         output.write_text(json.dumps(found.as_json(), indent=2) + "\n")
 
 
+def impressions(
+    context: typer.Context,
+    *,
+    out: Annotated[Path, typer.Option(help="The Parquet file to write.")],
+    outcome: OutcomeOption = None,
+    window_days: WindowOption = 7.0,
+    most_weight: Annotated[float, typer.Option(min=1.0, help="No inverse propensity counts for more.")] = 20.0,
+) -> None:
+    """Writes every item shown with its propensity, rank and outcome: training data from the decision log.
+
+    Left out are items whose window has not ended. The file names users: erasing one reaches it under the state
+    directory only.
+
+    Example: `longtail impressions --out impressions.parquet --outcome purchase`
+    """
+    from outcomes.impressions import impressions_of, write
+
+    settings: Settings = context.obj
+    attribution, events = _attribution(settings, outcome, window_days)
+    until_unix_s = float(events["unix_s"].max()) if len(events) else 0.0
+    made = impressions_of(attribution, window_days=window_days, until_unix_s=until_unix_s, most_weight=most_weight)
+    write(made, out)
+    positives = int(made.rows["label"].to_numpy().sum())
+    typer.echo(f"{out}: {len(made.rows)} items shown, {positives} with an outcome; {made.not_due} not due yet")
+
+
 def _own_rounds(settings: Settings, target: str, outcome: list[str] | None, window_days: float) -> Rounds:
+    from outcomes.logged_rounds import Target, rounds_of
+
+    attribution, _ = _attribution(settings, outcome, window_days)
+    chosen = Target(target) if target in list(Target) else _table(target)
+    return rounds_of(attribution.shown, chosen)
+
+
+def _attribution(settings: Settings, outcome: list[str] | None, window_days: float) -> tuple[Attribution, pd.DataFrame]:
+    """Of our own decision log; and the events."""
     from outcomes import decisions
     from outcomes.attribution import attribute
     from outcomes.event_frame import read_events
-    from outcomes.logged_rounds import Target, rounds_of
 
     log, events = decisions.read(settings.state.decisions), read_events(settings.state.events)
     attribution = attribute(log, events, outcomes=_outcomes(settings, events, outcome), window_days=window_days)
     typer.echo("outcomes: " + ", ".join(f"{count} {name}" for name, count in attribution.counts.items() if count))
-    chosen = Target(target) if target in list(Target) else _table(target)
-    return rounds_of(attribution.shown, chosen)
+    return attribution, events
 
 
 def _outcomes(settings: Settings, events: pd.DataFrame, given: list[str] | None) -> frozenset[str]:
