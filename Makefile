@@ -6,7 +6,7 @@ STATE ?= var
 # On what `make demo` needs only; a developer's environment is a superset of it.
 LOCK_TRAIN := requirements/train.txt
 LOCK_DEV := requirements/dev.txt
-INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --use-pep517
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-header --no-emit-index-url \
 	--generate-hashes --override requirements/overrides.txt --upgrade
 
