@@ -50,7 +50,7 @@ def prepare(events: ibis.Table, settings: FeatureSettings) -> ibis.Table:
     """
     if "event_us" in events.columns:
         return events
-    events = events.mutate(event_us=microseconds(events.event_time))
+    events = events.mutate(event_us=microseconds(events.event_time), surface=events.surface.fill_null(""))
     scaled = (weight(events.event_type, settings) * WEIGHT_SCALE).round().cast("int64")
     columns = ("user_id", "item_id", "event_type", "surface", "event_us")
     return events.select(*columns, unix_s=(_.event_us // 1_000_000).cast("int64"), weight=scaled)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -12,11 +13,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from feast.data_source import DataSource
 from typer.testing import CliRunner
 
 from cli.main import app
 from feature_repo.build import BUILT, build, offline_file
-from feature_repo.contract import ITEM_STATS
+from feature_repo.contract import ITEM_STATS, USER_ACTIVITY, View
 from feature_repo.event_log import EventLog
 from feature_repo.events import Event
 from feature_repo.facts import ITEM_FACTS
@@ -26,11 +28,13 @@ from feature_repo.settings import FeatureSettings
 from feature_repo.spark_engine import build_on_spark
 from feature_repo.tabular import DataError
 from tests.feature_repo.test_incremental import describe, import_as
+from tests.feature_repo.test_training_set import assert_feast_joins_the_same, make, row, world
 from tests.feature_repo.world import event
 
 pytest.importorskip("pyspark", reason="pyspark is not installed: pip install 'longtail[spark]'")
 
 SPRING_FORWARD = datetime(2026, 3, 29, 1, tzinfo=UTC)  # clocks in Berlin go from 2 to 3
+AUTUMN_HOURS = [154 * 24 - 1, 154 * 24, 154 * 24 + 1]  # back from there, clocks in Berlin go from 3 to 2
 AS_OF = datetime(2026, 3, 30, 22, 30, tzinfo=UTC)  # the next day in Berlin
 SETTINGS = FeatureSettings(build_threads=1)
 
@@ -42,10 +46,12 @@ def session() -> Iterator[None]:
 
     from feature_repo.spark_engine import _find_java
 
+    _find_java()
+    if "JAVA_HOME" not in os.environ and shutil.which("java") is None:
+        pytest.skip("there is no Java: pip install 'longtail[spark]' brings one, or set JAVA_HOME")
     zone = os.environ.get("TZ")
     os.environ["TZ"] = "Europe/Berlin"
     time.tzset()
-    _find_java()
     options: dict[str, bool | float | int | str | None] = {
         "spark.ui.enabled": "false",
         "spark.ui.showConsoleProgress": "false",
@@ -73,7 +79,7 @@ def log_of(seed: int) -> list[Event]:
     for number in range(300):
         kind = kinds[random.integers(len(kinds))]
         is_contact = kind in ("contact", "opt_out", "opt_in")
-        hours = random.choice([0, 1, 2, 24, 25, 30 * 24, 45 * 24, 200 * 24])
+        hours = random.choice([0, 1, 2, 24, 25, 30 * 24, 45 * 24, *AUTUMN_HOURS, 200 * 24])
         events.append(
             event(
                 f"e{seed}-{number}",
@@ -86,6 +92,13 @@ def log_of(seed: int) -> list[Event]:
             )
         )
     return events
+
+
+def blank(file: Path, name: str) -> None:
+    """Nulls in place of empty texts."""
+    known = pq.read_table(file)
+    texts = pa.array([text or None for text in known[name].to_pylist()], pa.string())
+    pq.write_table(known.set_column(known.schema.get_field_index(name), name, texts), file)
 
 
 @pytest.fixture(scope="module")
@@ -102,6 +115,7 @@ def state(tmp_path_factory: pytest.TempPathFactory) -> StateDir:
     pq.write_table(known, items)
     first, second = log_of(1), log_of(2)
     import_as(state, "first", first)
+    blank(state.events / "first.parquet", "surface")
     import_as(state, "second", [*second, *first[:50]])
     EventLog(state.events).append([event("recorded", user_id="u1", event_time=AS_OF - timedelta(seconds=1))])
     with next((state.events / "segments").glob("*.jsonl")).open("ab") as segment:
@@ -132,6 +146,19 @@ def test_an_empty_log_and_a_damaged_import_are_explained(tmp_path: Path) -> None
     (tmp_path / "events/bad.parquet").write_bytes(b"no Parquet at all")
     with pytest.raises(DataError, match=r"Spark failed: .*bad\.parquet is not a Parquet file"):
         build_on_spark(StateDir(tmp_path), SETTINGS, as_of=AS_OF)
+
+
+def test_feast_joins_the_same_training_set_on_spark(tmp_path: Path) -> None:
+    from feast.infra.offline_stores.contrib.spark_offline_store.spark_source import SparkSource
+
+    def source(view: View, path: str) -> DataSource:
+        return SparkSource(name=view.name, path=path, file_format="parquet", timestamp_field="event_timestamp")
+
+    made = world(str(tmp_path), log_of(3)[:60])
+    rows = [row("u1", "i1", SPRING_FORWARD, 0), row("u2", "i3", AS_OF, 1), row("u2", "i4", AS_OF, 2)]
+    views = (USER_ACTIVITY, ITEM_STATS)
+    make(made, rows, [view.name for view in views])
+    assert_feast_joins_the_same(made, views, source, {"type": "spark", "spark_conf": {}})
 
 
 @pytest.mark.parametrize(
