@@ -30,6 +30,18 @@ class SplitOption(StrEnum):
     LEAVE_ONE_OUT = "leave-one-out"
 
 
+class CompressionOption(StrEnum):
+    """How an export keeps its large tables."""
+
+    NONE = "none"
+    FLOAT16 = "float16"
+    INT8 = "int8"
+
+
+CompressOption = Annotated[
+    CompressionOption | None,
+    typer.Option("--compress", help="How the large tables are kept. Default: training.compression."),
+]
 ConfigOption = Annotated[
     Path | None, typer.Option("--config", help="A TOML file of [training] settings; it wins over longtail.toml.")
 ]
@@ -84,6 +96,7 @@ def evaluate(
         tuple[str, str] | None,
         typer.Option(metavar="A B", help="Instead: two versions (numbers, or SavedModels by path), user by user."),
     ] = None,
+    compress: CompressOption = None,
     config: ConfigOption = None,
     resume: ResumeOption = False,
 ) -> None:
@@ -100,6 +113,9 @@ def evaluate(
     settings, chosen = _settings(context, config)
     if compare is not None and (topk is not None or split is not SplitOption.TEMPORAL):
         raise typer.BadParameter("--compare asks two versions the temporal test; give it without --topk and --split")
+    if compress is not None and (compare is not None or split is not SplitOption.TEMPORAL):
+        raise typer.BadParameter("--compress is for the kept model and its temporal test, not --compare or --split")
+    chosen = chosen if compress is None else chosen.model_copy(update={"compression": compress.value})
     _quiet()
     from feature_repo.catalogue import catalogue_file
     from training import publish as publishing
@@ -143,12 +159,15 @@ def _compare(settings: Settings, run: Run, named: tuple[str, str]) -> None:
     typer.echo(f"{file}")
 
 
-def export(context: typer.Context) -> None:
+def export(context: typer.Context, *, compress: CompressOption = None) -> None:
     """Writes the trained model as a SavedModel that TensorFlow Serving loads, and checks that it scores the same.
 
-    Example: `longtail export`
+    Compressed, its large tables are kept small and decoded in the graph; signatures and contract stay the same.
+
+    Example: `longtail export --compress int8`
     """
     settings: Settings = context.obj
+    compression = settings.training.compression if compress is None else compress.value
     _quiet()
     from training import artifact, reporting
     from training.export import export as export_model
@@ -159,9 +178,14 @@ def export(context: typer.Context) -> None:
         settings.state.exports,
         retrieve_k=settings.training.retrieve_k,
         candidate_buckets=settings.training.candidate_buckets,
-        metrics=reporting.metrics_of(settings.state.training, model.version),
+        metrics=reporting.metrics_of(settings.state.training, model.version, compression),
+        compression=compression,
     )
-    typer.echo(f"{directory}: reloaded, and it scores as the trained model does; next: `longtail publish`")
+    size_mb = sum(file.stat().st_size for file in directory.rglob("*") if file.is_file()) / 1e6
+    typer.echo(
+        f"{directory}: {size_mb:,.1f} MB, compression {compression}; reloaded, and it scores as the trained model "
+        "does; next: `longtail publish`"
+    )
 
 
 def publish(
@@ -189,7 +213,13 @@ def publish(
     stable = stable_version(settings)
     published = publishing.in_service(settings.state.models, user_weights=user_weights_file(settings), stable=stable)
     incumbent = None if published is None else published.version
-    verdict = gate.judge(report, candidate=version, incumbent=incumbent, errors=settings.training.gate_errors)
+    verdict = gate.judge(
+        report,
+        candidate=version,
+        incumbent=incumbent,
+        errors=settings.training.gate_errors,
+        compression=publishing.compression_of(exported),
+    )
     _show_verdict(verdict)
     papers = release.papers(exported, report, verdict, override=override, now=datetime.now(UTC))
     directory = publishing.publish(exported, settings.state.models, papers=papers)

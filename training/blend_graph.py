@@ -10,6 +10,7 @@ import tensorflow as tf
 from training.blend import EVIDENCE_CHANNELS, FACT_LIMIT, FADINGS, SHARPNESS, Blend, Mix
 from training.calibration import LEAST_SLOPE
 from training.neighbours import MATRICES
+from training.stored_tables import StoredTables
 from training.vocabulary import FIRST_ROW
 
 
@@ -25,12 +26,10 @@ class WeighedUser:
 class BlendGraph(tf.Module):  # type: ignore[misc]  # the library ships no types
     """Log-odds of engagement for candidates or for the catalogue."""
 
-    def __init__(self, blend: Blend) -> None:
+    def __init__(self, blend: Blend, tables: StoredTables) -> None:
         super().__init__(name="blend")
         scales = blend.scales
-        self._rows = tf.Variable(blend.neighbours.rows, trainable=False)  # variables: a graph holds 2 GiB at most
-        self._values = tf.Variable(blend.neighbours.values, trainable=False)
-        self._popularity = tf.Variable(blend.popularity, trainable=False)
+        self._rows, self._values, self._popularity = tables.neighbours, tables.neighbour_values, tables.windows
         self._evidence_scale = tf.constant(scales.evidence / SHARPNESS)
         self._network_scale = scales.network
         self._facts = tf.constant(scales.facts_mean), tf.constant(scales.facts_deviation)
@@ -73,18 +72,18 @@ class BlendGraph(tf.Module):  # type: ignore[misc]  # the library ships no types
         index = tf.stack([own, tf.reshape(rows, [-1])], axis=1)
         empty = tf.zeros([batch, self._num_rows], tf.int32)
         slots = tf.tensor_scatter_nd_max(empty, index, tf.tile(tf.range(1, count + 1), [batch]))
-        met = tf.gather(self._rows, user.history)  # [batch, history, matrices, neighbours]
+        met = self._rows.gather(user.history)  # [batch, history, matrices, neighbours]
         slot = tf.gather(slots, tf.reshape(met, [batch, -1]), batch_dims=1)
         slot = tf.reshape(slot, tf.shape(met))
         hit = tf.where(slot > 0)  # [hits, 4]
-        values = tf.gather_nd(tf.gather(self._values, user.history), hit)
+        values = tf.gather_nd(self._values.gather(user.history), hit)
         spoken = values[:, None] * tf.gather_nd(user.fadings, hit[:, :2])  # [hits, fadings]
         place = tf.stack([hit[:, 0], tf.cast(tf.gather_nd(slot, hit), tf.int64), hit[:, 2]], axis=1)
         shape = tf.stack([batch, count + 1, len(MATRICES), len(FADINGS)])
         evidence = tf.scatter_nd(place, spoken, tf.cast(shape, tf.int64))
         evidence = tf.gather(evidence, tf.gather(slots, rows, batch_dims=1), batch_dims=1)
         weights = tf.matmul(user.facts, self._rank.weights, transpose_b=True)  # [batch, channels]
-        popularity = tf.gather(self._popularity, rows)  # [batch, candidates, P]
+        popularity = self._popularity.gather(rows)  # [batch, candidates, P]
         logits = self._of_evidence(weights, evidence)
         logits += tf.einsum("bnp,bp->bn", popularity, weights[:, len(EVIDENCE_CHANNELS) : -2])
         logits += weights[:, -2:-1] * dots / self._network_scale[0] + weights[:, -1:] * head / self._network_scale[1]
@@ -93,8 +92,8 @@ class BlendGraph(tf.Module):  # type: ignore[misc]  # the library ships no types
     def catalogue(self, user: WeighedUser, dots: tf.Tensor) -> tf.Tensor:
         """Log-odds [batch, rows] of the whole catalogue."""
         batch = tf.shape(user.history)[0]
-        met = tf.gather(self._rows, user.history)  # [batch, history, matrices, neighbours]
-        values = tf.gather(self._values, user.history)
+        met = self._rows.gather(user.history)  # [batch, history, matrices, neighbours]
+        values = self._values.gather(user.history)
         spoken = values[..., None] * user.fadings[:, :, None, None, :]
         shape = tf.shape(met)
         users = tf.broadcast_to(tf.range(batch)[:, None, None, None], shape)
@@ -103,7 +102,7 @@ class BlendGraph(tf.Module):  # type: ignore[misc]  # the library ships no types
         evidence = tf.scatter_nd(place, spoken, tf.stack([batch, self._num_rows, len(MATRICES), len(FADINGS)]))
         weights = tf.matmul(user.facts, self._retrieve.weights, transpose_b=True)  # [batch, channels]
         logits = self._of_evidence(weights, evidence)
-        logits += tf.matmul(weights[:, len(EVIDENCE_CHANNELS) : -2], self._popularity, transpose_b=True)
+        logits += self._popularity.dots(weights[:, len(EVIDENCE_CHANNELS) : -2])
         logits += weights[:, -2:-1] * dots / self._network_scale[0]
         return _calibrated(self._retrieve, user, logits)
 

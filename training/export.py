@@ -18,8 +18,10 @@ from training import serving_contract
 from training.artifact import TrainedModel
 from training.blend import Past
 from training.calibration import probability
+from training.compression import Compression
 from training.model import example_inputs
 from training.serving_graph import ServingGraph
+from training.stored_tables import as_served, store
 from training.vocabulary import FIRST_ROW, PADDING
 
 TOLERANCE = 1e-5
@@ -33,13 +35,17 @@ def export(
     retrieve_k: int,
     candidate_buckets: tuple[int, ...],
     metrics: dict[str, Any],
+    compression: Compression = "none",
 ) -> Path:
-    """Writes exports/<version>, verified: reloaded, it scores as the trained model does. Replaces an earlier export."""
+    """Writes exports/<version>, verified: reloaded, it scores as the trained model does. Replaces an earlier export.
+
+    Compressed it scores as the trained model whose tables are what compression leaves of them.
+    """
     draft = exports / f".{model.version}.draft"
     shutil.rmtree(draft, ignore_errors=True)
-    graph = ServingGraph(model, retrieve_k=retrieve_k)
+    graph = ServingGraph(model, store(model, compression), retrieve_k=retrieve_k)
     signatures = graph.signatures()
-    tf.saved_model.save(graph.state(), str(draft), signatures=signatures)
+    tf.saved_model.save(graph.state(signatures), str(draft), signatures=signatures)
     assets = draft / serving_contract.ASSETS
     assets.mkdir()
     described = {name: _describe(function) for name, function in signatures.items()}
@@ -53,11 +59,12 @@ def export(
         num_items=len(model.item_ids),
         window=(_iso(model.window_us[0]), _iso(model.window_us[1])),
         metrics=metrics,
+        compression=compression,
         git_revision=_git_revision(),
     )
     (assets / serving_contract.CONTRACT).write_text(json.dumps(contract, indent=2))
     _write_warmup(assets / serving_contract.WARMUP, model, candidate_buckets)
-    verify(model, draft)
+    verify(as_served(model, compression), draft)
     final = exports / str(model.version)
     shutil.rmtree(final, ignore_errors=True)
     draft.rename(final)

@@ -57,8 +57,10 @@ class Verdict:
         }
 
 
-def judge(report: Mapping[str, Any] | None, *, candidate: int, incumbent: int | None, errors: float) -> Verdict:
-    """The verdict on a version. Raises LongtailError when the report does not speak of these two models."""
+def judge(
+    report: Mapping[str, Any] | None, *, candidate: int, incumbent: int | None, errors: float, compression: str = "none"
+) -> Verdict:
+    """The verdict on a version as it was exported. Raises LongtailError when the report speaks of other models."""
     if incumbent is None:
         return Verdict(candidate=candidate, incumbent=None, errors=errors, segments=())
     if incumbent == candidate:
@@ -70,6 +72,12 @@ def judge(report: Mapping[str, Any] | None, *, candidate: int, incumbent: int | 
         raise LongtailError(
             f"version {candidate} was not evaluated, and {incumbent} is in service; run `longtail evaluate`, then "
             "publish again"
+        )
+    measured = report.get("compression", "none")
+    if measured != compression:
+        raise LongtailError(
+            f"version {candidate} was evaluated with compression {measured} and exported with "
+            f"{compression}; run `longtail evaluate --compress {compression}`, then publish again"
         )
     compared = report.get(INCUMBENT) or {}
     if compared.get("version") != incumbent:

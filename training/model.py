@@ -84,7 +84,10 @@ class Recommender(keras.Model):  # type: ignore[misc]  # the library ships no ty
 
     def encode(self, inputs: Tensors, training: bool = False) -> EncodedUser:
         """Encodes the history, once, for any number of candidates."""
-        items = self.items(inputs["history_items"], training=training)  # [batch, history, width]
+        return self.encode_vectors(inputs, self.items(inputs["history_items"], training=training), training=training)
+
+    def encode_vectors(self, inputs: Tensors, items: Any, training: bool = False) -> EncodedUser:
+        """The same with the vectors of the history's items [batch, history, width], wherever they are kept."""
         return self._seen_by(self.encoder(inputs, items, training=training))
 
     def _seen_by(self, encoded: Encoded) -> EncodedUser:

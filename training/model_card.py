@@ -26,9 +26,10 @@ def model_card(
     )
     environment.filters |= {"interval": _interval, "thousands": lambda count: f"{count:,}"}
     return environment.get_template("model_card.md.j2").render(
-        **{name: value for name, value in report.items() if name not in ("settings", "curve")},
+        **{name: value for name, value in report.items() if name not in ("settings", "curve", "compression")},
         model_name=contract["model_name"],
         git_revision=contract["git_revision"],
+        compression=contract.get("compression", "none"),
         scorers=list(report["slices"]["all"]["scorers"]),
         verdict=verdict,
         override=override,

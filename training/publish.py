@@ -48,6 +48,11 @@ def check_export(directory: Path) -> int:
     return int(directory.name)
 
 
+def compression_of(directory: Path) -> str:
+    """How a version keeps its tables; those of before there was a choice are as they were trained."""
+    return str(serving_contract.read_contract(directory).get("compression", "none"))
+
+
 def in_service(models: Path, *, user_weights: Path, stable: int | None = None) -> Published | None:
     """The version that answers: the one labelled stable, else the highest; None when nothing is published."""
     versions = [int(path.name) for path in models.glob("*") if path.is_dir() and path.name.isdecimal()]

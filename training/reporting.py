@@ -11,9 +11,11 @@ import pandas as pd
 
 from training import artifact, report, workflow
 from training.assessment import MODEL, Assessment, report_of
+from training.compression import Compression
 from training.gate import INCUMBENT
 from training.incumbent import Published
 from training.split import Question, SplitName
+from training.stored_tables import as_served
 from training.workflow import MakeScorer, Progress, Run
 
 PER_USER = "per_user.parquet"
@@ -44,7 +46,7 @@ def evaluate(
     """
     compared: dict[str, Any] = {}
     if split == "temporal":
-        model = artifact.load(folder / workflow.MODEL_FOLDER)
+        model = as_served(artifact.load(folder / workflow.MODEL_FOLDER), run.settings.compression)
         also: dict[str, MakeScorer] = {}
         if published is not None and published.version != model.version:
             trouble = published.trouble(cut_us=model.window_us[1])
@@ -62,6 +64,7 @@ def evaluate(
     described = {
         "split": split,
         "version": version,
+        "compression": run.settings.compression if split == "temporal" else "none",
         "training_window": {"start": workflow.iso(int(fit.time_us.min())), "end": workflow.iso(question.cut_us)},
         "counts": {
             "engagements": len(fit),
@@ -96,10 +99,10 @@ def last_report(folder: Path, version: int) -> dict[str, Any] | None:
     return described if described.get("version") == version else None
 
 
-def metrics_of(folder: Path, version: int) -> dict[str, Any]:
-    """The model's own metrics by slice for its contract; empty when this version was not evaluated."""
+def metrics_of(folder: Path, version: int, compression: Compression) -> dict[str, Any]:
+    """The model's own metrics by slice for its contract; empty when this version was not evaluated, compressed so."""
     described = last_report(folder, version)
-    if described is None:
+    if described is None or described.get("compression", "none") != compression:
         return {}
     return {
         name: {"users": values["users"]}

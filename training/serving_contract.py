@@ -35,6 +35,7 @@ def make_contract(
     num_items: int,
     window: tuple[str, str],
     metrics: dict[str, Any],
+    compression: str,
     git_revision: str,
 ) -> Contract:
     """The contract of one version."""
@@ -51,6 +52,7 @@ def make_contract(
         "num_items": num_items,
         "training_window": {"start": window[0], "end": window[1]},
         "metrics": metrics,
+        "compression": compression,
         "git_revision": git_revision,
     }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import tensorflow as tf
@@ -9,6 +10,7 @@ import tensorflow as tf
 from training.artifact import TrainedModel
 from training.blend_graph import BlendGraph
 from training.model import EncodedUser
+from training.stored_tables import StoredTables
 from training.vocabulary import FIRST_ROW, PADDING, UNKNOWN
 
 UNSEEN_SCORE = -1e9
@@ -17,16 +19,15 @@ UNSEEN_SCORE = -1e9
 class ServingGraph(tf.Module):  # type: ignore[misc]  # the library ships no types
     """`rank`, `retrieve` and `encode_user`. Batch first in every input and output; nothing is scalar."""
 
-    def __init__(self, model: TrainedModel, *, retrieve_k: int) -> None:
+    def __init__(self, model: TrainedModel, tables: StoredTables, *, retrieve_k: int) -> None:
         super().__init__(name="longtail")
         self._model = model.recommender
-        self._variables = list(model.recommender.variables)
         self._version = tf.constant(model.version, tf.int64)
-        self._items = _table([str(item) for item in model.item_ids])
+        self._rows = _table([str(item) for item in model.item_ids])
         self._types = _table([str(event_type) for event_type in model.event_types])
         self._item_ids = tf.constant(["", ""] + [str(item) for item in model.item_ids])  # [rows]
-        self._popularity = tf.constant(model.popularity)  # [rows, P]
-        self._blend = BlendGraph(model.blend)
+        self._tables = tables
+        self._blend = BlendGraph(model.blend, tables)
         self._k = min(retrieve_k, len(model.item_ids))
         self._length = model.shape.history_length
         self._width = model.shape.embedding_size
@@ -44,16 +45,18 @@ class ServingGraph(tf.Module):  # type: ignore[misc]  # the library ships no typ
             "encode_user": tf.function(self.encode_user).get_concrete_function(**user),
         }
 
-    def state(self) -> tf.Module:
-        """What a SavedModel keeps besides the graph: TensorFlow's own variables, and the tables.
+    def state(self, signatures: Mapping[str, Any]) -> tf.Module:
+        """What a SavedModel keeps besides the graph: the variables that the signatures read, and the tables.
+
+        Of the model's own that is neither the users' weights, which come with a request, nor the items' vectors,
+        which are kept as `tables` have them.
 
         Keras' variables must not be tracked: around each the SavedModel would restore a copy that the signatures do
         not read. Python's loader hides that; a session, which is how TensorFlow Serving loads, finds nothing.
         """
         root = tf.Module(name="longtail")
-        root.model_variables = [variable.value for variable in self._model.variables]
-        root.tables = [self._items, self._types]
-        root.blend = self._blend
+        root.variables_read = list({id(each): each for one in signatures.values() for each in one.variables}.values())
+        root.tables = [self._rows, self._types]
         return root
 
     def user_specs(self) -> dict[str, tf.TensorSpec]:
@@ -70,9 +73,9 @@ class ServingGraph(tf.Module):  # type: ignore[misc]  # the library ships no typ
     def rank(self, *, candidate_item_ids: tf.Tensor, **user_inputs: tf.Tensor) -> dict[str, tf.Tensor]:
         """Calibrated probabilities [batch, candidates]; 0 where the candidate id is empty."""
         user, history = self._encode(user_inputs)
-        rows = self._items.lookup(candidate_item_ids)  # [batch, candidates]
-        vectors = self._model.items(rows)
-        popularity = tf.gather(self._popularity, rows)
+        rows = self._rows.lookup(candidate_item_ids)  # [batch, candidates]
+        vectors = self._tables.items.gather(rows)
+        popularity = self._tables.popularity.gather(rows)
         weights = self._user_weights(user_inputs)
         logits = self._model.rank_logits(user, rows, vectors, popularity, weights)
         dots = self._model.retrieve_logits(user, rows, vectors, popularity)
@@ -101,14 +104,14 @@ class ServingGraph(tf.Module):  # type: ignore[misc]  # the library ships no typ
         return {"embedding": self._encode(user_inputs)[0].embedding}
 
     def _encode(self, user_inputs: dict[str, tf.Tensor]) -> tuple[EncodedUser, tf.Tensor]:
-        history = self._items.lookup(user_inputs["history_item_ids"])  # [batch, history]
+        history = self._rows.lookup(user_inputs["history_item_ids"])  # [batch, history]
         inputs = {
             "history_items": history,
             "history_types": self._types.lookup(user_inputs["history_event_types"]),
             "history_age_s": user_inputs["history_age_s"],
             "user_features": user_inputs["user_features"],
         }
-        return self._model.encode(inputs), history
+        return self._model.encode_vectors(inputs, self._tables.items.gather(history)), history
 
     def _user_weights(self, user_inputs: dict[str, tf.Tensor]) -> tf.Tensor:
         """δ_u and b_u, 0 where they belong to another model."""
@@ -117,8 +120,7 @@ class ServingGraph(tf.Module):  # type: ignore[misc]  # the library ships no typ
 
     def _catalogue_logits(self, user: EncodedUser) -> tf.Tensor:
         bias = self._model.item_bias.embeddings[:, 0]
-        dots = tf.matmul(user.embedding, self._model.items.embeddings, transpose_b=True)
-        return dots + bias + tf.matmul(user.popularity_weights, self._popularity, transpose_b=True)
+        return self._tables.items.dots(user.embedding) + bias + self._tables.popularity.dots(user.popularity_weights)
 
 
 def _table(ids: list[str]) -> tf.lookup.StaticHashTable:

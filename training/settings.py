@@ -8,6 +8,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from feature_repo.contract import HISTORY_LENGTH
+from training.compression import Compression
 
 
 class TrainingSettings(BaseModel):
@@ -107,6 +108,11 @@ class TrainingSettings(BaseModel):
     )
     # the export
     retrieve_k: int = Field(200, ge=1, description="Items that `retrieve` gives, capped by the catalogue.")
+    compression: Compression = Field(
+        "none",
+        description="How `export` keeps the large tables: `none`, `float16` or `int8`. `evaluate` measures the model "
+        "as it is then.",
+    )
     candidate_buckets: tuple[int, ...] = Field(
         (16, 50, 100, 200, 500, 1000), description="Numbers of candidates that are warmed up; callers pad to one."
     )

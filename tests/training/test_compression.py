@@ -1,0 +1,195 @@
+"""Compressed exports: the same answers but for a little, from a fraction of the bytes."""
+
+from __future__ import annotations
+
+import doctest
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from typer.testing import CliRunner
+
+from cli.main import app
+from feature_repo.errors import LongtailError
+from tests.training.conftest import SMALL, VERSION, Trained
+from tests.training.test_export import LIKES_0, user
+from training import artifact, compression, gate, publish, reporting, workflow
+from training.compression import Compression
+from training.export import export
+from training.neighbours import Neighbours
+from training.stored_tables import ByteTable, HalfTable, NumberTable, RootTable, as_served
+
+COMPRESSED: tuple[Compression, ...] = ("float16", "int8")
+CANDIDATES = [f"item-{shelf}-{number}" for shelf in range(4) for number in range(20)]
+HISTORIES = [[], ["never seen"], LIKES_0, [f"item-1-{number}" for number in range(12)], ["item-2-3", "item-3-4"]]
+Signatures = dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def exported(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Callable[[Compression], Path]:
+    directory = tmp_path_factory.mktemp("compressed")
+    made: dict[str, Path] = {"none": trained.exported}
+
+    def make(name: Compression) -> Path:
+        if name not in made:
+            made[name] = export(
+                trained.model, directory / name, retrieve_k=8, candidate_buckets=(4,), metrics={}, compression=name
+            )
+        return made[name]
+
+    return make
+
+
+def ask(directory: Path, signature: str, inputs: dict[str, Any]) -> dict[str, np.ndarray]:
+    loaded = tf.saved_model.load(str(directory))
+    answer = loaded.signatures[signature](**{name: tf.constant(value) for name, value in inputs.items()})
+    return {name: value.numpy() for name, value in answer.items()}
+
+
+def everyone() -> dict[str, np.ndarray]:
+    """A request of users with no history, an unknown item, few and many items."""
+    asked = [user(history) for history in HISTORIES]
+    return {name: np.concatenate([each[name] for each in asked]) for name in asked[0]}
+
+
+def ranked(directory: Path) -> np.ndarray:
+    candidates = np.array([[*CANDIDATES, "never seen", ""]] * len(HISTORIES), object)
+    return ask(directory, "rank", everyone() | {"candidate_item_ids": candidates})["scores"]
+
+
+def test_codes_are_what_the_documentation_says() -> None:
+    assert doctest.testmod(compression).failed == 0
+
+
+@pytest.mark.parametrize("name", COMPRESSED)
+def test_scores_and_order_stay_close_to_the_trained_ones(
+    exported: Callable[[Compression], Path], name: Compression
+) -> None:
+    plain, small = ranked(exported("none")), ranked(exported(name))
+    bound = {"float16": 2e-3, "int8": 2e-2}[name]
+    assert 0 < np.abs(small - plain).max() < bound  # they differ: it is compressed
+    top = [np.argsort(-scores[:, :80], axis=1)[:, :10] for scores in (plain, small)]
+    overlap = np.mean([len(set(one) & set(other)) / 10 for one, other in zip(*top, strict=True)])
+    assert overlap >= {"float16": 0.98, "int8": 0.9}[name]
+    assert (small[:, -1] == 0).all()  # padding
+    assert ((small[:, :-1] > 0) & (small[:, :-1] < 1)).all()  # unknown candidates and users without a past among them
+
+
+@pytest.mark.parametrize("name", COMPRESSED)
+def test_retrieve_gives_nearly_the_same_items_and_none_of_the_history(
+    exported: Callable[[Compression], Path], name: Compression
+) -> None:
+    plain, small = (ask(exported(each), "retrieve", everyone()) for each in ("none", name))
+    for history, one, other in zip(HISTORIES, plain["item_ids"], small["item_ids"], strict=True):
+        found = {item.decode() for item in other}
+        assert len(found) == SMALL.retrieve_k
+        assert not found & set(history)
+        assert len(found & {item.decode() for item in one}) >= SMALL.retrieve_k - 1
+    assert (np.diff(small["scores"], axis=1) <= 0).all()
+
+
+@pytest.mark.parametrize("name", COMPRESSED)
+def test_the_contract_is_the_same_but_for_the_compression(
+    exported: Callable[[Compression], Path], name: Compression
+) -> None:
+    plain, small = (json.loads((exported(each) / "assets.extra/contract.json").read_text()) for each in ("none", name))
+    assert small.pop("compression") == name
+    assert plain.pop("compression") == "none"
+    assert plain.pop("candidate_buckets") != small.pop("candidate_buckets")  # those of this test
+    assert small == plain
+
+
+def test_each_step_of_compression_takes_fewer_bytes(exported: Callable[[Compression], Path]) -> None:
+    sizes = [_bytes(exported(name)) for name in ("none", *COMPRESSED)]
+    assert sizes[1] < 0.6 * sizes[0]
+    assert sizes[2] < 0.45 * sizes[0]
+
+
+def _bytes(directory: Path) -> int:
+    return sum(file.stat().st_size for file in (directory / "variables").iterdir())
+
+
+def test_the_users_own_weights_are_not_in_the_saved_model(exported: Callable[[Compression], Path]) -> None:
+    for name in ("none", *COMPRESSED):
+        shapes = [shape for _, shape in tf.train.list_variables(str(exported(name) / "variables/variables"))]
+        assert [80 + 2, SMALL.embedding_size] in shapes  # the items are
+        assert not [shape for shape in shapes if shape[-1:] == [SMALL.embedding_size + 1] and len(shape) == 2]
+
+
+def test_what_is_measured_is_what_answers(trained: Trained, exported: Callable[[Compression], Path]) -> None:
+    """`evaluate` asks the model that compression leaves; its export scores the same, a cold item's row included."""
+    left = as_served(trained.model, "int8")
+    assert np.abs(left.user_weights() - trained.model.user_weights()).max() == 0
+    again = as_served(left, "int8")  # what is written small once is written the same again
+    for one, other in zip(left.recommender.get_weights(), again.recommender.get_weights(), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-6)
+
+
+@pytest.mark.parametrize("rows", [9, 70_000])
+def test_a_table_decodes_to_what_went_in(rows: int) -> None:
+    rng = np.random.default_rng(0)
+    values = rng.normal(size=(rows, 6)).astype(np.float32) * rng.exponential(1.0, (rows, 1)).astype(np.float32)
+    values[0] = 0.0
+    asked = np.array([[0, 1], [rows - 1, 5]])
+    users = rng.normal(size=(3, 6)).astype(np.float32)
+    for table, error in ((HalfTable(values), 1e-3), (ByteTable(values), 5e-3)):
+        bound = error * np.abs(values).max(axis=1, keepdims=True) + 1e-7
+        assert (np.abs(table.whole() - values) <= bound).all()
+        np.testing.assert_array_equal(table.gather(asked), table.whole()[asked])
+        np.testing.assert_allclose(table.dots(users), users @ table.whole().T, rtol=1e-4, atol=1e-4)
+    numbers = np.arange(rows)[:, None] * np.array([1, 0, 200])
+    np.testing.assert_array_equal(NumberTable(numbers).whole(), numbers)
+    np.testing.assert_array_equal(NumberTable(numbers).gather(asked), numbers[asked])
+
+
+def test_a_neighbour_that_speaks_a_little_is_still_heard() -> None:
+    values = np.array([[[0.5, 1e-3, 1e-7, 0.0]], [[0.0, 0.0, 0.0, 0.0]]], np.float32)
+    found = RootTable(values).whole()
+    np.testing.assert_array_equal(found > 0, values > 0)
+    np.testing.assert_allclose(found[0, 0, :2], [0.5, 1e-3], rtol=0.1)
+
+
+def test_a_large_catalogue_keeps_its_neighbours_exactly(trained: Trained) -> None:
+    """Beyond 65,536 items a row takes a third byte."""
+    near = trained.model.blend.neighbours
+    far = Neighbours(rows=near.rows * 70_000, values=near.values)
+    blend = replace(trained.model.blend, neighbours=far)
+    left = as_served(replace(trained.model, blend=blend), "int8").blend.neighbours
+    np.testing.assert_array_equal(left.rows, far.rows)
+
+
+def test_the_report_and_the_gate_speak_of_one_compression(trained: Trained, tmp_path: Path) -> None:
+    artifact.save(trained.model, tmp_path / workflow.MODEL_FOLDER)
+    chosen = trained.run.settings.model_copy(update={"compression": "int8"})
+    evaluation = reporting.evaluate(
+        replace(trained.run, settings=chosen),
+        tmp_path,
+        split="temporal",
+        k=10,
+        resume=False,
+        progress=workflow.Progress(),
+    )
+    assert evaluation.report["compression"] == "int8"
+    assert reporting.metrics_of(tmp_path, VERSION, "int8")["all"]["ndcg"] > 0
+    assert reporting.metrics_of(tmp_path, VERSION, "none") == {}
+    assert publish.compression_of(trained.exported) == "none"
+    with pytest.raises(LongtailError, match=r"compression int8 and exported with none.*evaluate --compress none"):
+        gate.judge(evaluation.report, candidate=VERSION, incumbent=VERSION - 1, errors=2.0, compression="none")
+
+
+def test_the_command_names_the_compressions_there_are(tmp_path: Path) -> None:
+    def run(*words: str) -> tuple[int, str]:
+        result = CliRunner().invoke(app, ["--state-dir", str(tmp_path), *words])
+        return result.exit_code, " ".join(result.output.replace("│", " ").split())
+
+    code, said = run("export", "--compress", "int4")
+    assert code == 2
+    assert "'none', 'float16', 'int8'" in said
+    code, said = run("evaluate", "--compress", "int8", "--split", "leave-one-out")
+    assert code == 2
+    assert "temporal test" in said

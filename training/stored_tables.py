@@ -1,0 +1,156 @@
+"""The large tables of a model inside its graph: gathered first, decoded after. Imports TensorFlow."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+import numpy as np
+import tensorflow as tf
+
+from training.artifact import TrainedModel
+from training.compression import BYTE, LOW_BITS, Compression, halves, planes, root_bytes, signed_bytes
+from training.model import build
+from training.neighbours import Neighbours
+
+ROWS_AT_ONCE: Final = 8192  # decoded at a time for the whole catalogue: what fits into the cache
+
+
+class Table(tf.Module):  # type: ignore[misc]  # the library ships no types
+    """Rows of numbers as they are kept. Variables: a constant would be decoded once and kept large."""
+
+    def __init__(self, *stored: np.ndarray) -> None:
+        super().__init__()
+        self._stored = [tf.Variable(each, trainable=False) for each in stored]
+
+    def gather(self, rows: tf.Tensor) -> tf.Tensor:
+        """int32 [...] → what these rows hold [..., width]."""
+        return self._decoded([tf.gather(each, rows) for each in self._stored])
+
+    def dots(self, users: tf.Tensor) -> tf.Tensor:
+        """float32 [batch, width] → their products with every row [batch, rows]; no more than a block is decoded."""
+        count = self._stored[0].shape[0]
+        blocks = -(-count // ROWS_AT_ONCE)
+
+        def add(block: tf.Tensor, found: tf.TensorArray) -> tuple[tf.Tensor, tf.TensorArray]:
+            start, end = block * ROWS_AT_ONCE, tf.minimum((block + 1) * ROWS_AT_ONCE, count)
+            products = self._products(users, [each[start:end] for each in self._stored])
+            return block + 1, found.write(block, tf.transpose(products))
+
+        found = tf.TensorArray(tf.float32, blocks, infer_shape=False, element_shape=[None, None])
+        _, found = tf.while_loop(lambda block, _: block < blocks, add, (0, found), parallel_iterations=1)
+        return tf.transpose(found.concat())
+
+    def whole(self) -> np.ndarray:
+        """What every row holds, decoded."""
+        return np.asarray(self._decoded([each.value() for each in self._stored]))
+
+    def _products(self, users: tf.Tensor, stored: Sequence[tf.Tensor]) -> tf.Tensor:
+        return tf.matmul(users, self._decoded(stored), transpose_b=True)
+
+    def _decoded(self, stored: Sequence[tf.Tensor]) -> tf.Tensor:
+        raise NotImplementedError
+
+
+class PlainTable(Table):
+    """As they are."""
+
+    def _decoded(self, stored: Sequence[tf.Tensor]) -> tf.Tensor:
+        return tf.identity(stored[0])
+
+    def dots(self, users: tf.Tensor) -> tf.Tensor:
+        return tf.matmul(users, self._stored[0], transpose_b=True)
+
+
+class HalfTable(Table):
+    """In half precision."""
+
+    def __init__(self, values: np.ndarray) -> None:
+        super().__init__(halves(values))
+
+    def _decoded(self, stored: Sequence[tf.Tensor]) -> tf.Tensor:
+        return tf.cast(stored[0], tf.float32)
+
+
+class ByteTable(Table):
+    """A byte each, a scale for each row."""
+
+    def __init__(self, values: np.ndarray) -> None:
+        super().__init__(*signed_bytes(values))
+
+    def _decoded(self, stored: Sequence[tf.Tensor]) -> tf.Tensor:
+        codes, scale = stored
+        return tf.cast(codes, tf.float32) * scale
+
+    def _products(self, users: tf.Tensor, stored: Sequence[tf.Tensor]) -> tf.Tensor:
+        codes, scale = stored  # the product is scaled, not the codes: a row is one number there
+        return tf.matmul(users, tf.cast(codes, tf.float32), transpose_b=True) * scale[:, 0]
+
+
+class RootTable(Table):
+    """A byte each for the root of what is 0 or more, a scale for each row."""
+
+    def __init__(self, values: np.ndarray) -> None:
+        super().__init__(*root_bytes(values))
+
+    def _decoded(self, stored: Sequence[tf.Tensor]) -> tf.Tensor:
+        codes, scale = stored
+        return tf.square(tf.cast(codes, tf.float32) / BYTE) * scale
+
+
+class NumberTable(Table):
+    """Whole numbers from 0 on, two or three bytes each."""
+
+    def __init__(self, numbers: np.ndarray) -> None:
+        super().__init__(*planes(numbers))
+
+    def _decoded(self, stored: Sequence[tf.Tensor]) -> tf.Tensor:
+        low, *high = (tf.cast(each, tf.int32) for each in stored)
+        return low + tf.bitwise.left_shift(high[0], LOW_BITS) if high else low
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredTables:
+    """What of a model grows with the catalogue."""
+
+    items: Table  # [rows, width]
+    popularity: Table  # [rows, P]
+    neighbours: Table  # int32 [rows, matrices, neighbours]
+    neighbour_values: Table  # [rows, matrices, neighbours]
+    windows: Table  # [rows, popularity channels]
+
+
+def store(model: TrainedModel, compression: Compression) -> StoredTables:
+    """The tables of a model; popularity is in half precision at least: it is small, and adds up to much."""
+    small = PlainTable if compression == "none" else HalfTable
+    items, values = {
+        "none": (PlainTable, PlainTable),
+        "float16": (HalfTable, HalfTable),
+        "int8": (ByteTable, RootTable),
+    }[compression]
+    near = model.blend.neighbours
+    return StoredTables(
+        items=items(np.asarray(model.recommender.items.embeddings)),
+        popularity=small(model.popularity),
+        neighbours=PlainTable(near.rows) if compression == "none" else NumberTable(near.rows),
+        neighbour_values=values(near.values),
+        windows=small(model.blend.popularity),
+    )
+
+
+def as_served(model: TrainedModel, compression: Compression) -> TrainedModel:
+    """The model that answers: what is left of its tables, decoded. What is measured of it is true of its export."""
+    if compression == "none":
+        return model
+    stored = store(model, compression)
+    recommender = build(model.shape)
+    recommender.set_weights(model.recommender.get_weights())
+    recommender.items.embeddings.assign(stored.items.whole())
+    near = Neighbours(rows=stored.neighbours.whole(), values=stored.neighbour_values.whole())
+    return replace(
+        model,
+        recommender=recommender,
+        popularity=stored.popularity.whole(),
+        blend=model.blend.at(near, stored.windows.whole()),
+    )
