@@ -24,6 +24,7 @@ from cli import (
     returns,
     select,
     training,
+    tuning,
     up,
 )
 from cli import settings as settings_module
@@ -56,6 +57,7 @@ GROUPS = (
     data,
     features,
     training,
+    tuning,
     release,
     returns,
     model_server,

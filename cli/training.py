@@ -63,13 +63,13 @@ def train(context: typer.Context, config: ConfigOption = None, resume: ResumeOpt
 
     Example: `longtail train --config small.toml`
     """
-    settings, chosen = _settings(context, config)
-    _quiet()
+    settings, chosen = chosen_settings(context, config)
+    quiet()
     from feature_repo.catalogue import catalogue_file
     from training import workflow
 
     run = workflow.start(settings.state.events, settings.features, chosen, catalogue=catalogue_file(settings.state))
-    with _shown_progress() as progress:
+    with shown_progress() as progress:
         model = workflow.train(
             run,
             settings.state.training,
@@ -110,13 +110,13 @@ def evaluate(
 
     Example: `longtail evaluate --topk top.parquet`
     """
-    settings, chosen = _settings(context, config)
+    settings, chosen = chosen_settings(context, config)
     if compare is not None and (topk is not None or split is not SplitOption.TEMPORAL):
         raise typer.BadParameter("--compare asks two versions the temporal test; give it without --topk and --split")
     if compress is not None and (compare is not None or split is not SplitOption.TEMPORAL):
         raise typer.BadParameter("--compress is for the kept model and its temporal test, not --compare or --split")
     chosen = chosen if compress is None else chosen.model_copy(update={"compression": compress.value})
-    _quiet()
+    quiet()
     from feature_repo.catalogue import catalogue_file
     from training import publish as publishing
     from training import reporting, workflow
@@ -125,7 +125,7 @@ def evaluate(
     if compare is not None:
         _compare(settings, run, compare)
         return
-    with _shown_progress() as progress:
+    with shown_progress() as progress:
         result = reporting.evaluate(
             run,
             settings.state.training,
@@ -168,7 +168,7 @@ def export(context: typer.Context, *, compress: CompressOption = None) -> None:
     """
     settings: Settings = context.obj
     compression = settings.training.compression if compress is None else compress.value
-    _quiet()
+    quiet()
     from training import artifact, reporting
     from training.export import export as export_model
 
@@ -203,7 +203,7 @@ def publish(
     Example: `longtail publish && longtail features materialize`
     """
     settings: Settings = context.obj
-    _quiet()
+    quiet()
     from training import gate, release, reporting
     from training import publish as publishing
 
@@ -271,14 +271,15 @@ def user_weights_file(settings: Settings) -> Path:
     return offline_file(settings.state, USER_WEIGHTS)
 
 
-def _settings(context: typer.Context, config: Path | None) -> tuple[Settings, TrainingSettings]:
+def chosen_settings(context: typer.Context, config: Path | None) -> tuple[Settings, TrainingSettings]:
+    """All settings, and those of training with the file put over them."""
     from training.config_file import with_file
 
     settings: Settings = context.obj
     return settings, settings.training if config is None else with_file(settings.training, config)
 
 
-def _quiet() -> None:
+def quiet() -> None:
     """Imports TensorFlow without its start-up lines: they go to descriptor 2 whatever its log settings say.
 
     Nor do its advices of deprecation interest who trains: a session is how the real server loads a model.
@@ -296,7 +297,8 @@ def _quiet() -> None:
         os.close(kept)
 
 
-def _shown_progress() -> Any:
+def shown_progress() -> Any:
+    """A context in which a run shows what it does."""
     from cli.training_progress import shown
 
     return shown()

@@ -267,6 +267,10 @@ def batch_rows(rows: int, settings: TrainingSettings) -> int:
     return min(settings.batch_rows, max(2, rows // LEAST_STEPS))
 
 
+class DivergedError(LongtailError):
+    """The loss or the weights are no numbers any more: these settings cannot be trained with."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Epoch:
     """One line of the learning curve."""
@@ -356,9 +360,9 @@ class _Watch(keras.callbacks.Callback):  # type: ignore[misc]  # the library shi
         self._done_steps += 1
         self._on_step(self._done_steps, self._epochs * self.params["steps"])
 
-    def _diverged(self, what: str, where: str) -> LongtailError:
+    def _diverged(self, what: str, where: str) -> DivergedError:
         kept = self.state.done_epochs
-        return LongtailError(
+        return DivergedError(
             f"{what} {where}; {f'the checkpoint after epoch {kept} is kept' if kept else 'no epoch was finished'}; "
             f"lower training.learning_rate (now {self._settings.learning_rate:g}) and train again"
         )

@@ -54,12 +54,13 @@ def evaluate(
             also = {} if trouble else {INCUMBENT: published.scorer}
         question, assessment = workflow.evaluate(run, model, k=k, also=also)
         curve, best_epoch, version, out = model.curve, model.best_epoch, model.version, folder
+        tried = model.settings.get("configurations_tried", 1)
     else:
         question, assessment, learnt = workflow.evaluate_leave_one_out(
             run, folder / "checkpoints", resume=resume, progress=progress, k=k
         )
         curve, best_epoch, version = [epoch.as_json() for epoch in learnt.curve], learnt.best_epoch, 0
-        out = folder / "leave-one-out"
+        out, tried = folder / "leave-one-out", run.settings.configurations_tried
     fit = question.fit
     described = {
         "split": split,
@@ -73,6 +74,7 @@ def evaluate(
         },
         "curve": curve,
         "best_epoch": best_epoch,
+        "configurations_tried": tried,
         "dormant_after_days": run.settings.dormant_after_days,
         "returning_after_days": run.settings.returning_after_days,
         "settings": run.settings.model_dump(mode="json"),

@@ -46,15 +46,15 @@ def news_since(events: Path, in_service: Path | None) -> News:
 
 
 @contextmanager
-def alone(training: Path) -> Iterator[None]:
+def alone(training: Path, work: str = "retraining") -> Iterator[None]:
     """Raises LongtailError while another process is inside; a killed one leaves nothing to clean up."""
     training.mkdir(parents=True, exist_ok=True)
-    with (training / ".retrain.lock").open("a+") as lock:
+    with (training / f".{work}.lock").open("a+") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             lock.seek(0)
-            raise LongtailError(f"another retraining is at work (process {lock.read().strip() or 'unknown'})") from None
+            raise LongtailError(f"another {work} is at work (process {lock.read().strip() or 'unknown'})") from None
         lock.truncate(0)
         lock.write(str(os.getpid()))
         lock.flush()

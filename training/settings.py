@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -90,6 +90,12 @@ class TrainingSettings(BaseModel):
     weight_decay: float = Field(0.0, ge=0, description="Of AdamW.")
     max_epochs: int = Field(12, ge=1, description="Passes over the moments at most.")
     patience: int = Field(3, ge=1, description="Epochs without a better validation NDCG@10 before the search stops.")
+    configurations_tried: int = Field(
+        1,
+        ge=1,
+        description="So many were compared on validation before these settings were chosen, as `longtail tune` counts "
+        "them; the report and the model card say it.",
+    )
     # the split
     validation_from: float = Field(0.8, gt=0, lt=1, description="Quantile of event times where validation starts.")
     test_from: float = Field(0.9, gt=0, lt=1, description="Quantile where validation ends and test starts.")
@@ -116,3 +122,18 @@ class TrainingSettings(BaseModel):
     candidate_buckets: tuple[int, ...] = Field(
         (16, 50, 100, 200, 500, 1000), description="Numbers of candidates that are warmed up; callers pad to one."
     )
+
+
+NOT_LEARNING: Final = frozenset(
+    {
+        "configurations_tried",
+        "returning_after_days",
+        "dormant_after_days",
+        "gate_errors",
+        "model_config_file",
+        "retrieve_k",
+        "candidate_buckets",
+        "compression",
+    }
+)
+"""Settings that no weight depends on."""

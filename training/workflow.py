@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
+import keras
 import numpy as np
 import pandas as pd
 
@@ -41,7 +42,7 @@ from training.log_reader import LogReader, UserColumns, open_log
 from training.model import Recommender
 from training.neighbours import neighbours_of
 from training.scoring import BlendScorer, ModelScorer, RetrievalScorer, Scorer, model_scorer
-from training.settings import TrainingSettings
+from training.settings import NOT_LEARNING, TrainingSettings
 from training.split import Question, Split, split
 from training.vocabulary import FIRST_ROW, UNKNOWN
 
@@ -71,6 +72,10 @@ class Run:
     settings: TrainingSettings
     catalogue: Path | None = None  # items.parquet
 
+    def with_settings(self, settings: TrainingSettings) -> Run:
+        """The same log, learnt from in another way."""
+        return replace(self, settings=settings)
+
     def evidence(self, prepared: Preparation, cold_ids: np.ndarray = NO_IDS) -> Evidence:
         """What is learnt before the cut; the content of items that nobody has met follows the others."""
         ids = np.concatenate([self.log.item_ids[prepared.known_items], cold_ids])
@@ -95,12 +100,18 @@ class Run:
 
     def fingerprint(self, phase: str) -> str:
         """Of everything that decides the run's numbers."""
-        digest = hashlib.sha256(f"{artifact.FORMAT} {self.settings.model_dump_json()}".encode())
+        settings = self.settings.model_dump_json(exclude=set(NOT_LEARNING))
+        digest = hashlib.sha256(f"{artifact.FORMAT} {settings} {self.log_fingerprint()}".encode())
+        return f"{phase}-{digest.hexdigest()[:16]}"
+
+    def log_fingerprint(self) -> str:
+        """Of what is learnt from: the log and the catalogue."""
+        digest = hashlib.sha256()
         if self.catalogue is not None and self.catalogue.exists():
             digest.update(self.catalogue.read_bytes())
         for values in (self.log.user, self.log.item, self.log.event_type, self.log.time_us):
             digest.update(np.ascontiguousarray(values).tobytes())
-        return f"{phase}-{digest.hexdigest()[:16]}"
+        return digest.hexdigest()[:16]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -196,6 +207,14 @@ def _refit(
         on_step=progress.on_step,
     )
     return fitted.recommender, prepared
+
+
+def validation_score(run: Run, folder: Path, *, progress: Progress) -> float:
+    """The best validation NDCG@10 of the search alone: what settings are compared by. The test is not asked."""
+    keras.utils.clear_session()  # a graph per configuration would fill the memory
+    question = split(run.log, "temporal", run.settings).validation
+    fitted, _, _ = _search(run, question, folder, resume=False, progress=progress)
+    return max(epoch.validation_ndcg or 0.0 for epoch in fitted.epochs)
 
 
 def _scorer(run: Run, question: Question, prepared: Preparation, recommender: Recommender) -> ModelScorer:
