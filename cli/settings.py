@@ -82,7 +82,7 @@ def _names(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
 def _is_open(name: str, known: set[str]) -> bool:
     """True for an entry of a mapping, such as LONGTAIL_FEATURES__EVENT_WEIGHTS__VIEW."""
     parent = name.rpartition("__")[0]
-    return parent.endswith("EVENT_WEIGHTS") and parent in known
+    return parent.endswith(("EVENT_WEIGHTS", "MISSING_VALUES")) and parent in known
 
 
 def _hint(name: str, known: set[str]) -> str:

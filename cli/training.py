@@ -77,6 +77,8 @@ def train(context: typer.Context, config: ConfigOption = None, resume: ResumeOpt
             resume=resume,
             progress=progress,
         )
+    for note in model.fill_values.notes():
+        typer.echo(f"note: {note}", err=True)
     best = model.curve[model.best_epoch - 1]["validation_ndcg"]
     typer.echo(
         f"model {model.version}: {len(model.item_ids)} items, {len(model.user_ids)} users, {model.best_epoch} epochs, "

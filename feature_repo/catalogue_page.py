@@ -7,7 +7,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Final
 
-from feature_repo.contract import MODEL_USER_FEATURES, VIEWS, Feature, View
+from feature_repo.contract import MODEL_FEATURES, VIEWS, Feature, View
 
 PAGE: Final = Path(__file__).parents[1] / "docs" / "feature-catalogue.md"
 HEAD: Final = """# Feature catalogue
@@ -27,8 +27,13 @@ def page() -> str:
 def _section(view: View) -> str:
     whose = f"Key: `{view.entity}`. Owner: {view.owner}. {_freshness(view.fresh_for)} No row expires (ttl 0)."
     names = ("feature", "type", "unit", "default", "owner", "meaning")
-    rows = [names, ("---",) * len(names), *(_row(view, feature) for feature in view.features)]
-    return f"\n## {view.name}\n{view.description} {whose}\n\n" + "".join(f"| {' | '.join(row)} |\n" for row in rows)
+    return f"\n## {view.name}\n{view.description} {whose}\n\n" + _table(
+        names, *(_row(view, feature) for feature in view.features)
+    )
+
+
+def _table(names: tuple[str, ...], *rows: tuple[str, ...]) -> str:
+    return "".join(f"| {' | '.join(row)} |\n" for row in (names, ("---",) * len(names), *rows))
 
 
 def _row(view: View, feature: Feature) -> tuple[str, ...]:
@@ -53,11 +58,17 @@ def _freshness(fresh_for: timedelta | None) -> str:
 
 
 def _model_inputs() -> str:
-    names = ", ".join(f"`{name}`" for name in MODEL_USER_FEATURES)
+    names = ("feature", "unit", "where missing", "nothing to learn from", "meaning")
+    rows = (
+        (f"`{one.name}`", one.unit, f"`{one.missing}`", _default(one.default), one.description)
+        for one in MODEL_FEATURES
+    )
     return (
         "\n## The model's user features\n"
-        f"Computed from the rows above and the request's time by `transforms.user_features`, in this order: {names}.\n"
-    )
+        "Computed from the rows above and the request's time by `transforms.user_features`, in this order. A user "
+        "without a row has none of them. What stands in where one is missing, and where no training user has it, says "
+        "[features.md](features.md#missing-values).\n\n"
+    ) + _table(names, *rows)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,8 @@ from datetime import timedelta
 from enum import StrEnum
 from typing import Final
 
+from feature_repo.missing_values import KEEP
+
 HISTORY_LENGTH: Final = 50  # behaviours kept per user, newest first
 CONTACT_LENGTH: Final = 50  # contacts kept per user, newest first
 EXPOSED_LENGTH: Final = 20  # items shown in vain kept per user, newest first
@@ -450,18 +452,35 @@ ALIGNED: Final = (
 )
 USER_VIEWS: Final = tuple(view for view in VIEWS if view.entity == "user_id")
 
+
+@dataclass(frozen=True, kw_only=True)
+class ModelFeature:
+    """One number of the model's dense input.
+
+    `missing` is what stands in where it is missing (see `feature_repo.missing_values`); [training] may say otherwise.
+    `default` stands in where that has to be learnt and no training user has the feature; None leaves it missing.
+    """
+
+    name: str
+    unit: str
+    default: float | None
+    description: str
+    missing: str = KEEP
+
+
 # The model's dense input `user_features` [batch, F], in this order; NaN is missing.
 # `transforms.user_features` computes them from the views' rows and the request's time, in training and serving.
-MODEL_USER_FEATURES: Final = (
-    "log_events",
-    "log_active_days",
-    "mean_gap_days",
-    "visits_7d",
-    "visits_28d",
-    "visits_90d",
-    "days_since_last_seen",
-    "days_since_first_seen",
+MODEL_FEATURES: Final = (
+    ModelFeature(name="log_events", unit="log events", default=0.0, description="log(1 + `events`)."),
+    ModelFeature(name="log_active_days", unit="log days", default=0.0, description="log(1 + `active_days`)."),
+    ModelFeature(name="mean_gap_days", unit="days", default=None, description="As in `user_activity`."),
+    ModelFeature(name="visits_7d", unit="days", default=0.0, description="As in `user_activity`."),
+    ModelFeature(name="visits_28d", unit="days", default=0.0, description="As in `user_activity`."),
+    ModelFeature(name="visits_90d", unit="days", default=0.0, description="As in `user_activity`."),
+    ModelFeature(name="days_since_last_seen", unit="days", default=None, description="From the last event to now."),
+    ModelFeature(name="days_since_first_seen", unit="days", default=None, description="From the first event to now."),
 )
+MODEL_USER_FEATURES: Final = tuple(feature.name for feature in MODEL_FEATURES)
 
 
 def view(name: str) -> View:

@@ -13,12 +13,13 @@ import numpy as np
 from feature_repo.errors import LongtailError
 from training import blend_file
 from training.blend import Blend
+from training.fill_values import FillValues, from_json, nothing_learnt
 from training.items import ItemTerms
 from training.model import Recommender, build
 from training.shape import ModelShape
 from training.vocabulary import FIRST_ROW, UNKNOWN
 
-FORMAT = 3
+FORMAT = 4
 BLEND = "blend.npz"
 
 
@@ -37,6 +38,7 @@ class TrainedModel:
     curve: list[dict[str, Any]] = field(default_factory=list)  # of the search on validation
     best_epoch: int = 0
     settings: dict[str, Any] = field(default_factory=dict)
+    fill_values: FillValues = field(default_factory=nothing_learnt)  # what stands in for missing user features
 
     @property
     def shape(self) -> ModelShape:
@@ -67,6 +69,7 @@ def folded(recommender: Recommender, terms: ItemTerms | None, rarity: np.ndarray
     shape = recommender.model_shape
     shape = replace(shape, num_terms=0, num_items=shape.num_items + num_cold)
     plain = build(shape)
+    plain.fill_values = recommender.fill_values
     known = _by_name(recommender)
     for name, variable in _by_name(plain).items():
         if not name.startswith(("items/", "item_bias/")) and "seed_generator" not in name:
@@ -115,6 +118,7 @@ def save(model: TrainedModel, directory: Path) -> None:
         "curve": model.curve,
         "best_epoch": model.best_epoch,
         "settings": model.settings,
+        "missing_values": model.fill_values.as_json(),
     }
     (draft / "model.json").write_text(json.dumps(described, indent=2))
     shutil.rmtree(directory, ignore_errors=True)
@@ -139,6 +143,7 @@ def load(directory: Path) -> TrainedModel:
             curve=described["curve"],
             best_epoch=described["best_epoch"],
             settings=described["settings"],
+            fill_values=from_json(described["missing_values"]),
         )
 
 

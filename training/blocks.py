@@ -5,26 +5,49 @@ from __future__ import annotations
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
+from training.fill_values import HISTORY_FROM
 from training.shape import ModelShape
 
 FAR_BELOW = -1e9  # a logit that no softmax sees
 
 
 class UserFeatureNormalisation(keras.layers.Layer):  # type: ignore[misc]  # the library ships no types
-    """(x − mean) / deviation with the training data's statistics; a missing value becomes 0 and sets its flag."""
+    """(x − mean) / deviation with the training data's statistics; what is missing is filled with what was learnt.
+
+    Where nothing stands in for a feature it is filled with the mean, so that it becomes 0, and its flag is set.
+    """
 
     def __init__(self, num_features: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.mean = self.add_weight(shape=(num_features,), initializer="zeros", trainable=False, name="mean")
         self.deviation = self.add_weight(shape=(num_features,), initializer="ones", trainable=False, name="deviation")
+        self.fill = self.add_weight(
+            shape=(len(HISTORY_FROM), num_features), initializer="zeros", trainable=False, name="fill"
+        )
+        self.has_flag = self.add_weight(shape=(num_features,), initializer="ones", trainable=False, name="has_flag")
 
-    def call(self, features: Any) -> Any:
-        """[..., F] with NaN for missing → [..., 2F]."""
+    def learn(self, features: np.ndarray, fill: np.ndarray) -> None:
+        """Takes the statistics of features [moments, F]; `fill` [groups, F] is NaN where nothing stands in."""
+        known = np.where(np.isfinite(features), features, np.nan)
+        has_any = np.isfinite(known).any(axis=0)
+        mean, deviation = np.zeros(known.shape[1]), np.ones(known.shape[1])
+        mean[has_any] = np.nanmean(known[:, has_any], axis=0)
+        deviation[has_any] = np.nanstd(known[:, has_any], axis=0) + 1e-3
+        self.mean.assign(mean)
+        self.deviation.assign(deviation)
+        self.fill.assign(np.where(np.isnan(fill), mean, fill))
+        self.has_flag.assign(np.isnan(fill).any(axis=0))
+
+    def call(self, features: Any, history_length: Any) -> Any:
+        """[..., F] with NaN for missing, int32 [...] → [..., 2F]."""
+        group = ops.sum(ops.cast(history_length[..., None] >= np.array(HISTORY_FROM[1:], np.int32), "int32"), axis=-1)
         is_missing = ops.logical_not(ops.isfinite(features))
-        scaled = ops.where(is_missing, 0.0, (features - self.mean) / self.deviation)
-        return ops.concatenate([ops.clip(scaled, -5.0, 5.0), ops.cast(is_missing, scaled.dtype)], axis=-1)
+        filled = ops.where(is_missing, ops.take(self.fill, group, axis=0), features)
+        scaled = ops.clip((filled - self.mean) / self.deviation, -5.0, 5.0)
+        return ops.concatenate([scaled, ops.cast(is_missing, scaled.dtype) * self.has_flag], axis=-1)
 
 
 class EncoderBlock(keras.layers.Layer):  # type: ignore[misc]  # the library ships no types

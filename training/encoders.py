@@ -64,7 +64,8 @@ class AttentionEncoder(keras.layers.Layer):  # type: ignore[misc]  # the library
             + self.age(bucket(inputs["history_age_s"]))
             + self.position(ops.arange(ops.shape(is_item)[1]))
         )  # [batch, history, width]
-        context = self.context(self.normalise(inputs["user_features"]))[:, None, :]  # [batch, 1, width]
+        length = ops.sum(ops.cast(is_item, "int32"), axis=1)
+        context = self.context(self.normalise(inputs["user_features"], length))[:, None, :]  # [batch, 1, width]
         tokens = self.dropout(ops.concatenate([context, history], axis=1), training=training)
         is_token = ops.concatenate([ops.ones_like(is_item[:, :1]), is_item], axis=1)  # [batch, 1 + history]
         for block in self.blocks:
@@ -97,7 +98,8 @@ class SequenceEncoder(keras.layers.Layer):  # type: ignore[misc]  # the library 
     def call(self, inputs: Tensors, item_vectors: Any, training: bool = False) -> Encoded:
         items, age_s = inputs["history_items"], inputs["history_age_s"]
         gap_s = age_s - ops.pad(age_s[:, :-1], ((0, 0), (1, 0)))  # until the next behaviour, or until now
-        is_token = ops.pad(ops.not_equal(items, PADDING), ((0, 0), (1, 0)), constant_values=True)
+        is_item = ops.not_equal(items, PADDING)
+        is_token = ops.pad(is_item, ((0, 0), (1, 0)), constant_values=True)
         ends = (0, 1) if self.causal else (1, 0)  # where the special token lies
         tokens = self._tokens(
             ops.pad(items, ((0, 0), ends)),
@@ -107,7 +109,8 @@ class SequenceEncoder(keras.layers.Layer):  # type: ignore[misc]  # the library 
         )
         may_see = self._in_order(ops.broadcast_to(is_token[:, None, :], self._square(is_token)))
         tokens = self._run(tokens, may_see, training)
-        embedding = self._with_features(tokens[:, 0], inputs["user_features"])
+        length = ops.sum(ops.cast(is_item, "int32"), axis=1)
+        embedding = self._with_features(tokens[:, 0], inputs["user_features"], length)
         return Encoded(tokens=tokens, is_token=is_token, embedding=embedding)
 
     def packed(self, inputs: Tensors, item_vectors: Any, training: bool = False) -> tuple[Any, Any]:
@@ -116,7 +119,7 @@ class SequenceEncoder(keras.layers.Layer):  # type: ignore[misc]  # the library 
         segment = inputs["segment"]  # [rows, tokens]: which of the row's sequences a token is of
         may_see = self._in_order(ops.equal(segment[:, :, None], segment[:, None, :]))
         tokens = self._run(tokens, may_see, training)
-        return tokens, self._with_features(tokens, inputs["user_features"])
+        return tokens, self._with_features(tokens, inputs["user_features"], inputs["history_length"])
 
     def _tokens(self, items: Any, types: Any, gap_s: Any, item_vectors: Any) -> Any:
         behaviour = item_vectors * self.scale + self.event_type(types) + self.gap(bucket(gap_s))
@@ -135,8 +138,8 @@ class SequenceEncoder(keras.layers.Layer):  # type: ignore[misc]  # the library 
             tokens = block(tokens, may_see, training=training)
         return self.norm(tokens)
 
-    def _with_features(self, tokens: Any, features: Any) -> Any:
-        return tokens + self.context(self.normalise(features))
+    def _with_features(self, tokens: Any, features: Any, history_length: Any) -> Any:
+        return tokens + self.context(self.normalise(features, history_length))
 
     @staticmethod
     def _square(is_token: Any) -> tuple[Any, Any, Any]:

@@ -194,6 +194,16 @@ class Examples:
     user_dropout: float  # share of examples that see δ_u = 0, as new users do
     history_length: int
 
+    @property
+    def users(self) -> np.ndarray:
+        """Whose each row of `user_features` is: int32 [moments]."""
+        return self.moments.user
+
+    @property
+    def history_lengths(self) -> np.ndarray:
+        """Behaviours before each row of `user_features`: int64 [moments]."""
+        return np.asarray(np.minimum(self.moments.end - self.moments.start, self.history_length))
+
     def batch(self, rows: np.ndarray, rng: np.random.Generator) -> tuple[dict[str, np.ndarray], np.ndarray]:
         """Inputs and labels of these moments, with targets and negatives drawn anew."""
         moments = self.moments.take(rows)

@@ -58,6 +58,7 @@ def export(
         embedding_size=model.shape.embedding_size,
         num_items=len(model.item_ids),
         window=(_iso(model.window_us[0]), _iso(model.window_us[1])),
+        missing_values=model.fill_values.as_json(),
         metrics=metrics,
         compression=compression,
         git_revision=_git_revision(),

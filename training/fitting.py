@@ -11,6 +11,7 @@ import keras
 import numpy as np
 
 from feature_repo.errors import LongtailError
+from training import fill_values
 from training.checkpoint import Checkpoint, Checkpoints
 from training.engagements import Engagements
 from training.examples import Examples, Sampling, Tables, make_sampler, sample_moments
@@ -170,13 +171,10 @@ def new_recommender(
     recommender.objective = Objective(
         loss=settings.loss, gbce_calibration=settings.gbce_calibration, head_weight=settings.head_weight
     )
-    known = np.where(np.isfinite(examples.user_features), examples.user_features, np.nan)
-    has_any = np.isfinite(known).any(axis=0)
-    mean, deviation = np.zeros(known.shape[1]), np.ones(known.shape[1])
-    mean[has_any] = np.nanmean(known[:, has_any], axis=0)
-    deviation[has_any] = np.nanstd(known[:, has_any], axis=0) + 1e-3
-    recommender.encoder.normalise.mean.assign(mean)
-    recommender.encoder.normalise.deviation.assign(deviation)
+    recommender.fill_values = fill_values.learn(
+        examples.user_features, examples.users, examples.history_lengths, settings.missing_values
+    )
+    recommender.encoder.normalise.learn(examples.user_features, recommender.fill_values.values)
     steps = epochs * len(make_batches(examples, settings))
     warmup = max(1, steps // 10)
     rate = keras.optimizers.schedules.CosineDecay(

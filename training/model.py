@@ -26,6 +26,7 @@ from keras import ops
 
 from training.blocks import CandidateAttention
 from training.encoders import Encoded, make_encoder
+from training.fill_values import nothing_learnt
 from training.items import ItemTable
 from training.losses import candidate_losses, gbce, softmax_against, weighted_mean, without_own
 from training.popularity import POPULARITY_FEATURES
@@ -57,6 +58,7 @@ class Recommender(keras.Model):  # type: ignore[misc]  # the library ships no ty
         super().__init__(**kwargs)
         self.model_shape = shape
         self.objective = Objective()
+        self.fill_values = nothing_learnt()  # what `encoder.normalise` was told, for people
         width = shape.embedding_size
         is_sequence = shape.encoder != "attention"
         self.items = ItemTable(shape, name="items")

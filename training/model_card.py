@@ -24,12 +24,13 @@ def model_card(
         trim_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {"interval": _interval, "thousands": lambda count: f"{count:,}"}
+    environment.filters |= {"interval": _interval, "thousands": lambda count: f"{count:,}", "fill": _fill}
     return environment.get_template("model_card.md.j2").render(
         **{name: value for name, value in report.items() if name not in ("settings", "curve", "compression")},
         model_name=contract["model_name"],
         git_revision=contract["git_revision"],
         compression=contract.get("compression", "none"),
+        missing_values=contract.get("missing_values"),
         scorers=list(report["slices"]["all"]["scorers"]),
         verdict=verdict,
         override=override,
@@ -39,3 +40,9 @@ def model_card(
 def _interval(value: Mapping[str, float | None]) -> str:
     mean, error = value["mean"], value["error"]
     return "–" if mean is None else f"{mean:.3f}" + ("" if error is None else f" ± {error:.3f}")
+
+
+def _fill(value: float | list[float] | None) -> str:
+    if value is None:
+        return "missing, and the model is told"
+    return ", ".join(f"{one:.4g}" for one in value) if isinstance(value, list) else f"{value:.4g}"

@@ -103,6 +103,17 @@ class SequenceExamples:
         return PackedRows(examples=self, windows=windows, row=row[order], token=token[order], room=room)
 
     @property
+    def users(self) -> np.ndarray:
+        """Whose each row of `user_features` is: int32 [events]."""
+        return self.log.user
+
+    @property
+    def history_lengths(self) -> np.ndarray:
+        """Behaviours before each event, as many as are read: int64 [events]."""
+        place = np.arange(len(self.log)) - self.log.starts[self.log.user]
+        return np.asarray(np.minimum(place, self.history_length))
+
+    @property
     def takes_all_items(self) -> bool:
         """True where the catalogue is so small that every item is a negative."""
         return self.sampler.num_items <= 2 * self.shared_negatives
@@ -152,6 +163,9 @@ class PackedRows:
             "gap_s": placed(gap_s, np.float32),
             "segment": placed(1 + window, np.int32),
             "user_features": placed(examples.user_features[event], np.float32),
+            "history_length": placed(
+                np.minimum(event - log.starts[log.user[event]], examples.history_length), np.int32
+            ),
             "targets": placed(tables.item_row[log.item[event]], np.int32),
             "target_weight": placed(weight, np.float32),
         }

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from feature_repo.contract import HISTORY_LENGTH
+from feature_repo import missing_values
+from feature_repo.contract import HISTORY_LENGTH, MODEL_USER_FEATURES
 from training.compression import Compression
 
 
@@ -49,6 +51,12 @@ class TrainingSettings(BaseModel):
         ge=0,
         lt=1,
         description="How often only those are read, so that they can place an item without events.",
+    )
+    # what is known of users
+    missing_values: dict[str, str] = Field(
+        {},
+        description="What stands in for a user feature that is missing, by the feature's name, where it is not what "
+        "the contract says: `keep`, `mean`, `median`, `similar` or `constant(x)`.",
     )
     # examples
     moments_per_user: int = Field(16, ge=1, description="Moments of each user's life that become examples.")
@@ -122,6 +130,17 @@ class TrainingSettings(BaseModel):
     candidate_buckets: tuple[int, ...] = Field(
         (16, 50, 100, 200, 500, 1000), description="Numbers of candidates that are warmed up; callers pad to one."
     )
+
+    @field_validator("missing_values", mode="before")
+    @classmethod
+    def _of_known_features(cls, given: object) -> object:
+        if not isinstance(given, Mapping):
+            return given
+        for name in given:
+            if name not in MODEL_USER_FEATURES:
+                raise ValueError(f"there is no user feature {name!r}; there are {', '.join(MODEL_USER_FEATURES)}")
+        chosen = {name: str(missing_values.parse(str(strategy))) for name, strategy in given.items()}
+        return dict(sorted(chosen.items()))
 
 
 NOT_LEARNING: Final = frozenset(

@@ -248,6 +248,7 @@ def _as_trained(run: Run, learnt: Learnt, version: int) -> TrainedModel:
         curve=[epoch.as_json() for epoch in learnt.curve],
         best_epoch=learnt.best_epoch,
         settings=run.settings.model_dump(mode="json"),
+        fill_values=learnt.recommender.fill_values,
     )
 
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 from datetime import timedelta
 
 from feature_repo import catalogue_page
-from feature_repo.contract import VIEWS
+from feature_repo.contract import MODEL_USER_FEATURES, VIEWS
 from feature_repo.definitions import feature_view
 
 
@@ -12,9 +12,14 @@ def test_the_catalogue_page_is_what_the_contract_says() -> None:
 
 
 def test_every_feature_stands_in_it_whole() -> None:
-    rows = [line.strip("| ").split(" | ") for line in catalogue_page.page().splitlines() if line.startswith("| `")]
-    assert [row[0].strip("`") for row in rows] == [name for view in VIEWS for name in view.feature_names()]
-    assert all(len(row) == 6 and all(row) for row in rows)
+    views, inputs = catalogue_page.page().split("\n## The model's user features\n")
+    for part, names, width in (
+        (views, [name for view in VIEWS for name in view.feature_names()], 6),
+        (inputs, list(MODEL_USER_FEATURES), 5),
+    ):
+        rows = [line.strip("| ").split(" | ") for line in part.splitlines() if line.startswith("| `")]
+        assert [row[0].strip("`") for row in rows] == names
+        assert all(len(row) == width and all(row) for row in rows)
 
 
 def test_a_view_says_whose_it_is_and_how_long_it_holds() -> None:

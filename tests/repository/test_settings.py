@@ -52,6 +52,21 @@ def test_a_weight_of_a_new_event_type_is_no_unknown_setting(monkeypatch: pytest.
     assert features.weight("return") < 0
 
 
+def test_a_strategy_for_missing_values_is_set_by_the_features_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "longtail.toml").write_text("[training.missing_values]\nvisits_7d = 'median'\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LONGTAIL_TRAINING__MISSING_VALUES__MEAN_GAP_DAYS", "constant(3)")
+    assert settings.load().training.missing_values == {"mean_gap_days": "constant(3)", "visits_7d": "median"}
+    monkeypatch.setenv("LONGTAIL_TRAINING__MISSING_VALUES__MEAN_GAP_DAYS", "mode")
+    with pytest.raises(LongtailError, match=r"training\.missing_values.*'mode'.*allowed is keep, mean"):
+        settings.load()
+    monkeypatch.setenv("LONGTAIL_TRAINING__MISSING_VALUES__AGE", "mean")
+    with pytest.raises(LongtailError, match=r"no user feature 'age'; there are log_events"):
+        settings.load()
+
+
 def test_the_command_exits_1_for_a_wrong_setting_and_2_for_wrong_usage(tmp_path: Path) -> None:
     def exit_code(*arguments: str, **environ: str) -> tuple[int, str]:
         command = [sys.executable, "-P", "-m", "cli.main", *arguments]

@@ -81,7 +81,9 @@ def test_epochs_of_other_cuts_have_batches_of_one_number_and_shape() -> None:
 def test_what_is_trained_on_packed_rows_is_what_serving_asks(encoder: str) -> None:
     """At every moment of the rows the score is that of the user's history until then, asked alone."""
     log = lives(6, 1, 14, 51, 3)
-    prepared, examples, recommender = world(log, encoder=encoder, mask_share=0.0001)
+    prepared, examples, recommender = world(
+        log, encoder=encoder, mask_share=0.0001, missing_values={"log_events": "similar"}
+    )
     assert isinstance(examples, SequenceExamples)
     rows = examples.pack(np.random.default_rng(0))
     batch, _ = rows.batch(np.arange(len(rows)), np.random.default_rng(0))
