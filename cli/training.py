@@ -99,6 +99,10 @@ def evaluate(
         typer.Option(metavar="A B", help="Instead: two versions (numbers, or SavedModels by path), user by user."),
     ] = None,
     compress: CompressOption = None,
+    compressions: Annotated[
+        bool,
+        typer.Option("--compressions", help="Instead: each --compress there is, by bytes, time and quality."),
+    ] = False,
     config: ConfigOption = None,
     resume: ResumeOption = False,
 ) -> None:
@@ -109,6 +113,7 @@ def evaluate(
     The leave-one-out split fits a model of its own, on all but the last two items of each user.
 
     `--compare A B` asks two exported versions the temporal test instead, and writes comparison.json.
+    `--compressions` does so for the kept model in each compression, and writes compressions.json.
 
     Example: `longtail evaluate --topk top.parquet`
     """
@@ -117,6 +122,8 @@ def evaluate(
         raise typer.BadParameter("--compare asks two versions the temporal test; give it without --topk and --split")
     if compress is not None and (compare is not None or split is not SplitOption.TEMPORAL):
         raise typer.BadParameter("--compress is for the kept model and its temporal test, not --compare or --split")
+    if compressions and (compare or topk or compress is not None or split is not SplitOption.TEMPORAL):
+        raise typer.BadParameter("--compressions is given alone: it asks the kept model the temporal test")
     chosen = chosen if compress is None else chosen.model_copy(update={"compression": compress.value})
     quiet()
     from feature_repo.catalogue import catalogue_file
@@ -126,6 +133,9 @@ def evaluate(
     run = workflow.start(settings.state.events, settings.features, chosen, catalogue=catalogue_file(settings.state))
     if compare is not None:
         _compare(settings, run, compare)
+        return
+    if compressions:
+        _compare_compressions(settings, run)
         return
     with shown_progress() as progress:
         result = reporting.evaluate(
@@ -158,6 +168,20 @@ def _compare(settings: Settings, run: Run, named: tuple[str, str]) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(comparison.as_json(), indent=2) + "\n")
     _show_comparison(comparison)
+    typer.echo(f"{file}")
+
+
+def _compare_compressions(settings: Settings, run: Run) -> None:
+    from tempfile import TemporaryDirectory
+
+    from training import artifact, compression_report
+
+    model = artifact.load(settings.state.training / "model")
+    with TemporaryDirectory(prefix="longtail-compressions-") as scratch:
+        variants = compression_report.compare(run, model, compression_report.export_all(model, Path(scratch)))
+    file = settings.state.training / "compressions.json"
+    file.write_text(json.dumps(compression_report.as_json(variants), indent=2) + "\n")
+    typer.echo(compression_report.table(variants))
     typer.echo(f"{file}")
 
 

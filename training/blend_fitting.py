@@ -82,8 +82,8 @@ def fit_blend(question: Question, prepared: Preparation, known: Evidence, networ
         neighbours=neighbours,
         popularity=windows.features[-1],
         scales=scales,
-        rank=_usual_mix(prior_weights()),
-        retrieve=_usual_mix(_without_head(prior_weights())),
+        rank=usual_mix(with_head=True),
+        retrieve=usual_mix(with_head=False),
         ridge=0.0,
         users=users,
         note=f"{users} users to learn from, {LEAST_USERS} are needed: everybody has the usual weights",
@@ -106,7 +106,9 @@ def _fit_mix(sample: Sample, prior: np.ndarray, ridge: float, left_out: list[np.
     return Mix(weights=weights.astype(np.float32), calibration=calibration.astype(np.float32))
 
 
-def _usual_mix(weights: np.ndarray) -> Mix:
+def usual_mix(*, with_head: bool) -> Mix:
+    """The same for every user, not calibrated."""
+    weights = prior_weights() if with_head else _without_head(prior_weights())
     calibration = np.eye(2, len(FACTS), dtype=np.float32)
     calibration[1] = 0.0
     return Mix(weights=weights.astype(np.float32), calibration=calibration)

@@ -20,6 +20,7 @@ from training.blend import Past
 from training.calibration import probability
 from training.compression import Compression
 from training.model import example_inputs
+from training.served_model import served
 from training.serving_graph import ServingGraph
 from training.stored_tables import as_served, store
 from training.vocabulary import FIRST_ROW, PADDING
@@ -74,23 +75,15 @@ def export(
 
 def verify(model: TrainedModel, directory: Path) -> None:
     """Raises LongtailError unless the SavedModel scores as the trained model does, δ and calibration included."""
-    inputs, rows = _sample(model, batch=8, candidates=32, seed=1)
-    served = _served_scores(directory, inputs)
-    trained = _trained_scores(model, rows, inputs)
-    worst = float(np.abs(served - trained).max())
+    inputs, rows = sample_requests(model, batch=8, candidates=32, seed=1)
+    with served(directory) as loaded:
+        scores = loaded.ask("rank", inputs)["scores"]
+    worst = float(np.abs(scores - _trained_scores(model, rows, inputs)).max())
     if not worst <= TOLERANCE:
         raise LongtailError(
             f"the exported model differs from the trained one by {worst:.2g}, allowed is {TOLERANCE:g}; "
             "nothing was exported: this is a defect of the export, please report it"
         )
-
-
-def _served_scores(directory: Path, inputs: dict[str, np.ndarray]) -> np.ndarray:
-    """What `rank` answers when it is loaded into a session, as TensorFlow Serving does."""
-    with tf.Graph().as_default(), tf.compat.v1.Session() as session:
-        rank = tf.compat.v1.saved_model.load(session, ["serve"], str(directory)).signature_def["rank"]
-        feed = {rank.inputs[alias].name: value for alias, value in inputs.items()}
-        return np.asarray(session.run(rank.outputs["scores"].name, feed))
 
 
 def _trained_scores(model: TrainedModel, rows: dict[str, np.ndarray], inputs: dict[str, np.ndarray]) -> np.ndarray:
@@ -112,17 +105,18 @@ def _trained_scores(model: TrainedModel, rows: dict[str, np.ndarray], inputs: di
     return np.where(items == PADDING, 0.0, probability(np.take_along_axis(log_odds, items, axis=1), 1.0, 0.0))
 
 
-def _sample(
-    model: TrainedModel, *, batch: int, candidates: int, seed: int
+def sample_requests(
+    model: TrainedModel, *, batch: int, candidates: int, seed: int, is_full: bool = False
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     """Random requests as string inputs of the signatures, and the same as rows of the model.
 
-    Histories of every length from none to full, some missing features, some candidates unknown or padding.
+    Histories of every length from none to full, or full ones; some missing features, some candidates unknown or
+    padding.
     """
     rng = np.random.default_rng(seed)
     length = model.shape.history_length
     rows = example_inputs(model.shape, batch=batch, candidates=candidates)
-    kept = np.linspace(0, length, batch).astype(int)
+    kept = np.linspace(length if is_full else 0, length, batch).astype(int)
     is_item = np.arange(length) < kept[:, None]
     last = FIRST_ROW + len(model.item_ids)
     rows["history_items"] = np.where(is_item, rng.integers(1, last, (batch, length)), PADDING).astype(np.int32)
@@ -153,7 +147,7 @@ def _write_warmup(path: Path, model: TrainedModel, candidate_buckets: tuple[int,
     with tf.io.TFRecordWriter(str(path)) as writer:
         for batch in WARMUP_BATCHES:
             for bucket in candidate_buckets:
-                inputs, _ = _sample(model, batch=batch, candidates=bucket, seed=2)
+                inputs, _ = sample_requests(model, batch=batch, candidates=bucket, seed=2)
                 users = {name: value for name, value in inputs.items() if name != "candidate_item_ids"}
                 requests = (
                     {"rank": inputs}

@@ -146,6 +146,7 @@ def as_served(model: TrainedModel, compression: Compression) -> TrainedModel:
     stored = store(model, compression)
     recommender = build(model.shape)
     recommender.set_weights(model.recommender.get_weights())
+    recommender.fill_values = model.recommender.fill_values
     recommender.items.embeddings.assign(stored.items.whole())
     near = Neighbours(rows=stored.neighbours.whole(), values=stored.neighbour_values.whole())
     return replace(

@@ -11,7 +11,7 @@ import numpy as np
 
 from feature_repo.errors import LongtailError
 from training import metrics
-from training.assessment import assess
+from training.assessment import Assessment, assess
 from training.fitting import prepare
 from training.incumbent import Published
 from training.serving_contract import read_contract
@@ -69,26 +69,28 @@ def find(named: str, folders: tuple[Path, ...], *, user_weights: Path) -> Publis
     )
 
 
-def compare(run: Run, first: Published, second: Published) -> Comparison:
-    """Both on the test of the temporal split. Raises LongtailError for one that learnt from it or cannot be asked."""
+def asked(run: Run, versions: Mapping[str, Published]) -> Assessment:
+    """The test of the temporal split. Raises LongtailError for one that learnt from it or cannot be asked."""
     question = split(run.log, "temporal", run.settings).test
-    for version in (first, second):
+    for version in versions.values():
         if trouble := version.trouble(cut_us=question.cut_us):
             raise LongtailError(f"version {version.version} cannot be compared: {trouble}")
     prepared = prepare(question.fit, question.cut_us)
     columns = run.user_columns(question.moments)
     row_items = question.fit.item_ids[prepared.known_items]
-    scorers = {
-        name: version.scorer(question, columns.features, row_items)
-        for name, version in (("first", first), ("second", second))
-    }
-    assessment = assess(question, prepared, scorers, columns.state, settings=run.settings)
+    scorers = {name: version.scorer(question, columns.features, row_items) for name, version in versions.items()}
+    return assess(question, prepared, scorers, columns.state, settings=run.settings)
+
+
+def compare(run: Run, first: Published, second: Published) -> Comparison:
+    """Both on the test of the temporal split, user by user."""
+    assessment = asked(run, {"first": first, "second": second})
     one, other = (assessment.answers[name].per_user for name in ("first", "second"))
     return Comparison(
         first=first.version,
         second=second.version,
         differences=tuple(
-            _difference(name, metric, users, one, other)
+            difference(name, metric, users, one, other)
             for name, users in assessment.slices.items()
             if users.any()
             for metric in METRICS
@@ -96,9 +98,10 @@ def compare(run: Run, first: Published, second: Published) -> Comparison:
     )
 
 
-def _difference(
+def difference(
     name: str, metric: str, users: np.ndarray, one: Mapping[str, np.ndarray], other: Mapping[str, np.ndarray]
 ) -> Difference:
+    """The other's less the one's over these users, per user."""
     pair = one[metric][users], other[metric][users]
     known = np.isfinite(pair[0]) & np.isfinite(pair[1])
     first, second = (values[known] for values in pair)

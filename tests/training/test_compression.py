@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import doctest
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,20 +19,31 @@ from cli.main import app
 from feature_repo.errors import LongtailError
 from tests.training.conftest import SMALL, VERSION, Trained
 from tests.training.test_export import LIKES_0, user
-from training import artifact, compression, gate, publish, reporting, workflow
+from training import (
+    artifact,
+    compression,
+    compression_benchmark,
+    compression_report,
+    gate,
+    publish,
+    reporting,
+    workflow,
+)
 from training.compression import Compression
-from training.export import export
+from training.export import export, sample_requests
 from training.neighbours import Neighbours
+from training.served_model import ServedModel, served
 from training.stored_tables import ByteTable, HalfTable, NumberTable, RootTable, as_served
 
 COMPRESSED: tuple[Compression, ...] = ("float16", "int8")
 CANDIDATES = [f"item-{shelf}-{number}" for shelf in range(4) for number in range(20)]
 HISTORIES = [[], ["never seen"], LIKES_0, [f"item-1-{number}" for number in range(12)], ["item-2-3", "item-3-4"]]
-Signatures = dict[str, Any]
+Exported = Callable[[Compression], Path]
+Ask = Callable[[Compression, str, dict[str, Any]], dict[str, np.ndarray]]
 
 
 @pytest.fixture(scope="module")
-def exported(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Callable[[Compression], Path]:
+def exported(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Exported:
     directory = tmp_path_factory.mktemp("compressed")
     made: dict[str, Path] = {"none": trained.exported}
 
@@ -45,10 +57,18 @@ def exported(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Call
     return make
 
 
-def ask(directory: Path, signature: str, inputs: dict[str, Any]) -> dict[str, np.ndarray]:
-    loaded = tf.saved_model.load(str(directory))
-    answer = loaded.signatures[signature](**{name: tf.constant(value) for name, value in inputs.items()})
-    return {name: value.numpy() for name, value in answer.items()}
+@pytest.fixture(scope="module")
+def ask(exported: Exported) -> Iterator[Ask]:
+    """Loaded as TensorFlow Serving loads it, once."""
+    with ExitStack() as held:
+        models: dict[str, ServedModel] = {}
+
+        def answer(name: Compression, signature: str, inputs: dict[str, Any]) -> dict[str, np.ndarray]:
+            if name not in models:
+                models[name] = held.enter_context(served(exported(name)))
+            return models[name].ask(signature, inputs)
+
+        yield answer
 
 
 def everyone() -> dict[str, np.ndarray]:
@@ -57,20 +77,18 @@ def everyone() -> dict[str, np.ndarray]:
     return {name: np.concatenate([each[name] for each in asked]) for name in asked[0]}
 
 
-def ranked(directory: Path) -> np.ndarray:
+def ranked(ask: Ask, name: Compression) -> np.ndarray:
     candidates = np.array([[*CANDIDATES, "never seen", ""]] * len(HISTORIES), object)
-    return ask(directory, "rank", everyone() | {"candidate_item_ids": candidates})["scores"]
+    return ask(name, "rank", everyone() | {"candidate_item_ids": candidates})["scores"]
 
 
 def test_codes_are_what_the_documentation_says() -> None:
-    assert doctest.testmod(compression).failed == 0
+    assert doctest.testmod(compression).failed + doctest.testmod(compression_report).failed == 0
 
 
 @pytest.mark.parametrize("name", COMPRESSED)
-def test_scores_and_order_stay_close_to_the_trained_ones(
-    exported: Callable[[Compression], Path], name: Compression
-) -> None:
-    plain, small = ranked(exported("none")), ranked(exported(name))
+def test_scores_and_order_stay_close_to_the_trained_ones(ask: Ask, name: Compression) -> None:
+    plain, small = ranked(ask, "none"), ranked(ask, name)
     bound = {"float16": 2e-3, "int8": 2e-2}[name]
     assert 0 < np.abs(small - plain).max() < bound  # they differ: it is compressed
     top = [np.argsort(-scores[:, :80], axis=1)[:, :10] for scores in (plain, small)]
@@ -81,10 +99,8 @@ def test_scores_and_order_stay_close_to_the_trained_ones(
 
 
 @pytest.mark.parametrize("name", COMPRESSED)
-def test_retrieve_gives_nearly_the_same_items_and_none_of_the_history(
-    exported: Callable[[Compression], Path], name: Compression
-) -> None:
-    plain, small = (ask(exported(each), "retrieve", everyone()) for each in ("none", name))
+def test_retrieve_gives_nearly_the_same_items_and_none_of_the_history(ask: Ask, name: Compression) -> None:
+    plain, small = ask("none", "retrieve", everyone()), ask(name, "retrieve", everyone())
     for history, one, other in zip(HISTORIES, plain["item_ids"], small["item_ids"], strict=True):
         found = {item.decode() for item in other}
         assert len(found) == SMALL.retrieve_k
@@ -94,9 +110,7 @@ def test_retrieve_gives_nearly_the_same_items_and_none_of_the_history(
 
 
 @pytest.mark.parametrize("name", COMPRESSED)
-def test_the_contract_is_the_same_but_for_the_compression(
-    exported: Callable[[Compression], Path], name: Compression
-) -> None:
+def test_the_contract_is_the_same_but_for_the_compression(exported: Exported, name: Compression) -> None:
     plain, small = (json.loads((exported(each) / "assets.extra/contract.json").read_text()) for each in ("none", name))
     assert small.pop("compression") == name
     assert plain.pop("compression") == "none"
@@ -104,7 +118,7 @@ def test_the_contract_is_the_same_but_for_the_compression(
     assert small == plain
 
 
-def test_each_step_of_compression_takes_fewer_bytes(exported: Callable[[Compression], Path]) -> None:
+def test_each_step_of_compression_takes_fewer_bytes(exported: Exported) -> None:
     sizes = [_bytes(exported(name)) for name in ("none", *COMPRESSED)]
     assert sizes[1] < 0.6 * sizes[0]
     assert sizes[2] < 0.45 * sizes[0]
@@ -114,14 +128,14 @@ def _bytes(directory: Path) -> int:
     return sum(file.stat().st_size for file in (directory / "variables").iterdir())
 
 
-def test_the_users_own_weights_are_not_in_the_saved_model(exported: Callable[[Compression], Path]) -> None:
+def test_the_users_own_weights_are_not_in_the_saved_model(exported: Exported) -> None:
     for name in ("none", *COMPRESSED):
         shapes = [shape for _, shape in tf.train.list_variables(str(exported(name) / "variables/variables"))]
         assert [80 + 2, SMALL.embedding_size] in shapes  # the items are
         assert not [shape for shape in shapes if shape[-1:] == [SMALL.embedding_size + 1] and len(shape) == 2]
 
 
-def test_what_is_measured_is_what_answers(trained: Trained, exported: Callable[[Compression], Path]) -> None:
+def test_what_is_measured_is_what_answers(trained: Trained, exported: Exported) -> None:
     """`evaluate` asks the model that compression leaves; its export scores the same, a cold item's row included."""
     left = as_served(trained.model, "int8")
     assert np.abs(left.user_weights() - trained.model.user_weights()).max() == 0
@@ -190,6 +204,33 @@ def test_the_command_names_the_compressions_there_are(tmp_path: Path) -> None:
     code, said = run("export", "--compress", "int4")
     assert code == 2
     assert "'none', 'float16', 'int8'" in said
+    code, said = run("evaluate", "--compressions", "--topk", "top.parquet")
+    assert code == 2
+    assert "--compressions is given alone" in said
     code, said = run("evaluate", "--compress", "int8", "--split", "leave-one-out")
     assert code == 2
     assert "temporal test" in said
+
+
+def test_the_compressions_are_told_side_by_side(trained: Trained, exported: Exported) -> None:
+    """Bytes fall, quality is measured for each, and the first is the same as itself."""
+    exports: dict[Compression, Path] = {name: exported(name) for name in ("none", *COMPRESSED)}
+    told = compression_report.compare(trained.run, trained.model, exports, rounds=1)
+    plain, *small = json.loads(json.dumps(compression_report.as_json(told)))
+    assert plain["quality"]["overlap"] == plain["nearness"]["retrieve_overlap"] == 1.0
+    assert plain["quality"]["differences"]["all"]["difference"] == plain["nearness"]["largest_difference"] == 0.0
+    assert [each["compression"] for each in small] == list(COMPRESSED)
+    for each in small:
+        assert each["cost"]["size_mb"] < plain["cost"]["size_mb"]
+        assert 0 < each["nearness"]["largest_difference"] < 0.05
+        assert each["quality"]["overlap"] > 0.9
+        assert each["quality"]["ndcg"]["all"] == pytest.approx(plain["quality"]["ndcg"]["all"], abs=0.03)
+    assert [line.split()[0] for line in compression_report.table(told).splitlines()[1:4]] == ["none", *COMPRESSED]
+
+
+def test_a_made_up_catalogue_is_a_model_like_any_other(tmp_path: Path) -> None:
+    model = compression_benchmark.made_up(120, width=16)
+    directory = export(model, tmp_path, retrieve_k=20, candidate_buckets=(4,), metrics={}, compression="int8")
+    with served(directory) as loaded:
+        found = loaded.ask("retrieve", sample_requests(model, batch=2, candidates=1, seed=0)[0])["item_ids"]
+    assert found.shape == (2, 20)

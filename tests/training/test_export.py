@@ -14,7 +14,7 @@ from feature_repo.contract import HISTORY_LENGTH, MODEL_USER_FEATURES
 from longtail.tfserving import message_class
 from tests.training.conftest import SMALL, VERSION, Trained
 from training import artifact
-from training.export import _served_scores
+from training.served_model import served
 
 WIDTH = SMALL.embedding_size
 USER_INPUTS = {
@@ -175,8 +175,9 @@ def test_a_session_scores_as_python_does(trained: Trained, rank: Rank) -> None:
     """TensorFlow Serving loads into a session; Python's loader hides variables that only it finds."""
     inputs = user(LIKES_0)
     candidates = ["item-0-7", "item-2-7"]
-    served = _served_scores(trained.exported, {**inputs, "candidate_item_ids": np.array([candidates], object)})
-    np.testing.assert_allclose(served, rank(candidates, inputs), atol=1e-6)
+    with served(trained.exported) as loaded:
+        scores = loaded.ask("rank", {**inputs, "candidate_item_ids": np.array([candidates], object)})["scores"]
+    np.testing.assert_allclose(scores, rank(candidates, inputs), atol=1e-6)
 
 
 def test_a_saved_model_comes_back_the_same(trained: Trained) -> None:

@@ -23,10 +23,11 @@ from training import artifact, fill_values
 from training.artifact import TrainedModel
 from training.blend import Past
 from training.calibration import probability
-from training.export import _sample, _served_scores, _trained_scores, export
+from training.export import _trained_scores, export, sample_requests
 from training.fill_values import HISTORY_FROM, SHRINKAGE_USERS
 from training.fitting import make_examples, new_recommender, prepare
 from training.model_card import model_card
+from training.served_model import served
 from training.settings import TrainingSettings
 from training.split import split
 from training.stored_tables import as_served
@@ -182,12 +183,13 @@ def test_served_answers_are_the_trained_ones_whatever_is_missing(released: Relea
     """Every subset of the features missing, as NaN and as infinity, in all three signatures."""
     patterns = np.array(list(itertools.product([False, True], repeat=FEATURES)))
     model, signatures = released.model, released.loaded.signatures
-    inputs, rows = _sample(model, batch=len(patterns), candidates=4, seed=4)
+    inputs, rows = sample_requests(model, batch=len(patterns), candidates=4, seed=4)
     features = np.random.default_rng(0).exponential(3.0, patterns.shape)
     wrong = np.array([nan, np.inf, -np.inf])[np.arange(len(patterns)) % 3]
     rows["user_features"] = inputs["user_features"] = np.where(patterns, wrong[:, None], features).astype(np.float32)
     trained_scores = _trained_scores(model, rows, inputs)
-    np.testing.assert_allclose(_served_scores(released.exported, inputs), trained_scores, atol=1e-5)
+    with served(released.exported) as loaded:
+        np.testing.assert_allclose(loaded.ask("rank", inputs)["scores"], trained_scores, atol=1e-5)
     asked = {name: tf.constant(values) for name, values in inputs.items() if name != "candidate_item_ids"}
     user = model.recommender.encode(rows)
     np.testing.assert_allclose(signatures["encode_user"](**asked)["embedding"], user.embedding, atol=1e-5)
