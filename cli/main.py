@@ -23,6 +23,7 @@ from cli import (
     report,
     returns,
     select,
+    simulate,
     training,
     tuning,
     up,
@@ -67,6 +68,7 @@ GROUPS = (
     feedback,
     outcomes,
     report,
+    simulate,
     loadtest,
     console,
 )

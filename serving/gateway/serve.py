@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
+import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import AsyncExitStack
@@ -59,9 +60,17 @@ _log = logging.getLogger(__name__)
 
 
 async def serve(
-    settings: GatewaySettings, *, features: FeatureSettings, state: StateDir, on_ready: Callable[[int], None]
+    settings: GatewaySettings,
+    *,
+    features: FeatureSettings,
+    state: StateDir,
+    on_ready: Callable[[int], None],
+    clock: Callable[[], float] = time.time,
 ) -> None:
-    """Serves until SIGTERM or SIGINT, then drains. Raises LongtailError for what must be mended before it can."""
+    """Serves until SIGTERM or SIGINT, then drains. Raises LongtailError for what must be mended before it can.
+
+    `clock` gives the moment that answers hold for; deadlines and waits are real either way.
+    """
     refuse_exposure(settings)
     process.begin()
     loop, stop = asyncio.get_running_loop(), asyncio.Event()
@@ -129,6 +138,7 @@ async def serve(
             audience=ParquetAudience(state.features),
             turnstile=turnstile,
             hide=hiding(open_pseudonyms(features.pseudonym_key_file)),
+            clock=clock,
         )
         stack.callback(serve_metrics(settings.metrics_address, telemetry))
         await gateway.start()

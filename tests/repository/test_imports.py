@@ -16,7 +16,8 @@ ALLOWED: dict[str, set[str]] = {
     "loadtest": {"longtail"},
     "outcomes": {"feature_repo", "longtail"},
     "console": {"feature_repo", "serving", "longtail"},
-    "cli": {"feature_repo", "training", "serving", "loadtest", "outcomes", "console", "longtail"},
+    "simulator": {"feature_repo", "serving", "outcomes", "longtail"},
+    "cli": {"feature_repo", "training", "serving", "loadtest", "outcomes", "console", "simulator", "longtail"},
 }
 OURS = {*ALLOWED, "longtail", "tests", "protos"}
 TENSORFLOW = {"tensorflow", "keras", "tensorflow_serving"}

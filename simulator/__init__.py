@@ -1,0 +1,1 @@
+"""IMAGINE: a made-up world whose truth is known, and the real gateway at work in it."""
