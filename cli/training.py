@@ -6,6 +6,8 @@ import importlib
 import json
 import logging
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
     from training.model_config import ModelConfig
     from training.settings import TrainingSettings
     from training.version_comparison import Comparison
-    from training.workflow import Run
+    from training.workflow import Progress, Run
 
 
 class SplitOption(StrEnum):
@@ -69,14 +71,9 @@ def train(context: typer.Context, config: ConfigOption = None, resume: ResumeOpt
     from training import workflow
 
     run = workflow.start(settings.state.events, settings.features, chosen, catalogue=catalogue_file(settings.state))
-    with shown_progress() as progress:
-        model = workflow.train(
-            run,
-            settings.state.training,
-            version=workflow.new_version(datetime.now(UTC)),
-            resume=resume,
-            progress=progress,
-        )
+    version = workflow.new_version(datetime.now(UTC))
+    with shown_progress(chosen, str(version)) as progress:
+        model = workflow.train(run, settings.state.training, version=version, resume=resume, progress=progress)
     for note in model.fill_values.notes():
         typer.echo(f"note: {note}", err=True)
     best = model.curve[model.best_epoch - 1]["validation_ndcg"]
@@ -137,7 +134,8 @@ def evaluate(
     if compressions:
         _compare_compressions(settings, run)
         return
-    with shown_progress() as progress:
+    now = workflow.new_version(datetime.now(UTC))
+    with shown_progress(chosen, f"{split.value}-{now}") as progress:
         result = reporting.evaluate(
             run,
             settings.state.training,
@@ -323,11 +321,17 @@ def quiet() -> None:
         os.close(kept)
 
 
-def shown_progress() -> Any:
-    """A context in which a run shows what it does."""
+@contextmanager
+def shown_progress(settings: TrainingSettings, run: str) -> Iterator[Progress]:
+    """A context in which a run shows what it does, here and to the trackers that the settings name."""
     from cli.training_progress import shown
+    from training.tracking import tracked, trackers_of
 
-    return shown()
+    def on_trouble(what: str) -> None:
+        typer.echo(f"note: {what}; training goes on", err=True)
+
+    with shown() as progress, tracked(trackers_of(settings, run), progress, on_trouble=on_trouble) as told:
+        yield told
 
 
 def _show(report: dict[str, Any]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -74,6 +75,14 @@ def tune(
         pruner=pruner.value,
     )
 
+    now = workflow.new_version(datetime.now(UTC))
+
+    @contextmanager
+    def shown(number: int, varied: Mapping[str, Any]) -> Iterator[Progress]:
+        typer.echo(f"trial {number}: {_told(varied)}")
+        with shown_progress(chosen.model_copy(update=dict(varied)), f"tune-{now}-{number}") as progress:
+            yield progress
+
     def on_trial(trial: Trial, found: Found | None) -> None:
         _show_trial(trial, found)
         if found is not None:
@@ -85,18 +94,11 @@ def tune(
         lambda tried, progress: workflow.validation_score(run.with_settings(tried), folder, progress=progress),
         trials=trials,
         timeout_s=timeout,
-        shown=_shown,
+        shown=shown,
         on_trial=on_trial,
     )
     _show_best(found)
     typer.echo(f"{file}: trial {found.best.number}; next: `longtail train --config {file}`")
-
-
-@contextmanager
-def _shown(number: int, varied: Mapping[str, Any]) -> Iterator[Progress]:
-    typer.echo(f"trial {number}: {_told(varied)}")
-    with shown_progress() as progress:
-        yield progress
 
 
 def _told(varied: Mapping[str, Any]) -> str:

@@ -6,11 +6,12 @@ import json
 import tomllib
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 
 from feature_repo.errors import LongtailError
-from training.settings import NOT_LEARNING, TrainingSettings
+from training.settings import TrainingSettings, learning_settings
 
 
 def with_file(settings: TrainingSettings, path: Path) -> TrainingSettings:
@@ -31,12 +32,9 @@ def with_file(settings: TrainingSettings, path: Path) -> TrainingSettings:
 
 def write(settings: TrainingSettings, path: Path, *, head: str, first: Iterable[str]) -> None:
     """Every setting that learning depends on, under [training], with a comment at its head; those of `first` lead."""
-    kept = {
-        name for name in TrainingSettings.model_fields if name not in NOT_LEARNING or name == "configurations_tried"
-    }
-    order = [*first, "configurations_tried", *(name for name in TrainingSettings.model_fields if name in kept)]
-    values = settings.model_dump(mode="json", exclude_none=True)
-    lines = [f"{name} = {json.dumps(values[name])}" for name in dict.fromkeys(order) if name in values]
+    values = {name: value for name, value in learning_settings(settings).items() if value is not None}
+    order = dict.fromkeys([*first, "configurations_tried", *values])
+    lines = [f"{name} = {_toml(values[name])}" for name in order]
     draft = path.with_name(f".{path.name}.draft")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -44,3 +42,14 @@ def write(settings: TrainingSettings, path: Path, *, head: str, first: Iterable[
         draft.replace(path)
     except OSError as error:
         raise LongtailError(f"{path} cannot be written: {error}") from error
+
+
+def _toml(value: Any) -> str:
+    """JSON is TOML but for its mappings.
+
+    >>> _toml({"a b": [1, 0.5, "c"]})
+    '{ "a b" = [1, 0.5, "c"] }'
+    """
+    if not isinstance(value, dict):
+        return json.dumps(value)
+    return "{ " + ", ".join(f"{json.dumps(name)} = {_toml(one)}" for name, one in value.items()) + " }"

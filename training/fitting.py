@@ -280,6 +280,11 @@ class Epoch:
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
 
+    def measured(self) -> dict[str, float]:
+        """What there is to plot."""
+        score = self.validation_ndcg
+        return {"loss": self.loss} | ({} if score is None else {"validation_ndcg": score})
+
 
 @dataclass(frozen=True, kw_only=True)
 class Fit:

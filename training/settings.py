@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
 
 from feature_repo import missing_values
 from feature_repo.contract import HISTORY_LENGTH, MODEL_USER_FEATURES
@@ -104,6 +104,16 @@ class TrainingSettings(BaseModel):
         description="So many were compared on validation before these settings were chosen, as `longtail tune` counts "
         "them; the report and the model card say it.",
     )
+    # who is told of a run
+    tensorboard_dir: Path | None = Field(
+        None, description="Each run writes TensorBoard's event files into a folder of its own here; unset: none."
+    )
+    mlflow_tracking_uri: SecretStr | None = Field(
+        None,
+        description="Each run becomes one of this MLflow tracking server (`http://…`, or `sqlite:///runs.db`); unset: "
+        "none. Needs the extra `mlflow`. A password goes into MLFLOW_TRACKING_PASSWORD.",
+    )
+    mlflow_experiment: str = Field("longtail", min_length=1, description="The MLflow experiment of these runs.")
     # the split
     validation_from: float = Field(0.8, gt=0, lt=1, description="Quantile of event times where validation starts.")
     test_from: float = Field(0.9, gt=0, lt=1, description="Quantile where validation ends and test starts.")
@@ -146,6 +156,9 @@ class TrainingSettings(BaseModel):
 NOT_LEARNING: Final = frozenset(
     {
         "configurations_tried",
+        "tensorboard_dir",
+        "mlflow_tracking_uri",
+        "mlflow_experiment",
         "returning_after_days",
         "dormant_after_days",
         "gate_errors",
@@ -156,3 +169,8 @@ NOT_LEARNING: Final = frozenset(
     }
 )
 """Settings that no weight depends on."""
+
+
+def learning_settings(settings: TrainingSettings) -> dict[str, Any]:
+    """The others, as JSON values: what one run differs from another by, and how many were compared before it."""
+    return settings.model_dump(mode="json", exclude=set(NOT_LEARNING - {"configurations_tried"}))

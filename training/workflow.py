@@ -56,7 +56,7 @@ NOBODY: Final[Mapping[str, MakeScorer]] = {}
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
-    """How a run tells what it does; the default is silent."""
+    """How a run tells what it does; the default is silent. The first word of a phase's name stands for it."""
 
     on_phase: Callable[[str, int], None] = lambda name, epochs: None
     on_epoch: OnEpoch = lambda epoch: None

@@ -14,7 +14,7 @@ from feature_repo.errors import LongtailError
 from feature_repo.event_log import EventLog
 from feature_repo.events import Event
 from tests.training.conftest import SMALL, START, VERSION, Trained, run_on, write_log
-from training import engagements, fitting, metrics, popularity, reporting, vocabulary, workflow
+from training import config_file, engagements, fitting, metrics, popularity, reporting, vocabulary, workflow
 from training.artifact import TrainedModel
 from training.checkpoint import Checkpoints
 from training.fitting import Fit, fit, make_examples, new_recommender, prepare
@@ -152,7 +152,7 @@ def test_an_empty_log_says_how_to_fill_it(tmp_path: Path) -> None:
         )
 
 
-@pytest.mark.parametrize("module", [metrics, engagements, fitting, popularity, vocabulary, workflow])
+@pytest.mark.parametrize("module", [config_file, metrics, engagements, fitting, popularity, vocabulary, workflow])
 def test_the_examples_in_the_docstrings_hold(module: object) -> None:
     assert doctest.testmod(module, extraglobs={}).failed == 0  # type: ignore[arg-type]
 

@@ -268,11 +268,14 @@ def _with_another_test(directory: Path, run: workflow.Run) -> Path:
     return directory
 
 
-def test_the_command_looks_at_no_test_writes_a_file_for_train_and_goes_on(tmp_path: Path) -> None:
+def test_the_command_looks_at_no_test_writes_a_file_for_train_and_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LONGTAIL_TRAINING__TENSORBOARD_DIR", str(tmp_path / "boards"))
     write_log(tmp_path / "events", 0.95)
     config, space, out = tmp_path / "small.toml", tmp_path / "space.toml", tmp_path / "deep" / "tuned.toml"
     given = "encoder = 'attention'\nembedding_size = 16\nnum_heads = 2\nmax_epochs = 1\n"
-    given += "num_blocks = 0\nmoments_per_user = 4"
+    given += "num_blocks = 0\nmoments_per_user = 4\nmissing_values = { mean_gap_days = 'median' }"
     config.write_text(given)
     space.write_text("dropout = { low = 0.0, high = 0.5 }")
 
@@ -292,3 +295,6 @@ def test_the_command_looks_at_no_test_writes_a_file_for_train_and_goes_on(tmp_pa
     score = workflow.validation_score(other, tmp_path, progress=workflow.Progress())
     assert f"trial 1 finished: validation NDCG@10 {score:.4f}" in first
     assert score > 0
+    (board,) = (tmp_path / "boards").iterdir()
+    assert board.name.startswith("tune-")
+    assert list(board.iterdir())
