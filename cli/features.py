@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,10 +13,13 @@ from feature_repo.errors import LongtailError
 
 if TYPE_CHECKING:
     from cli.settings import Settings
+    from feature_repo.contract import FeatureValue
     from feature_repo.quality import QualityReport
+    from feature_repo.skew_tally import Difference, FeatureSkew
 
 group = typer.Typer(help="Make features and serve them.", no_args_is_help=True, rich_markup_mode="markdown")
 
+_SHOWN = 5
 _UNIT_S = {"day": 86_400, "h": 3600, "min": 60, "s": 1}
 
 
@@ -216,6 +220,75 @@ def check(context: typer.Context) -> None:
         raise LongtailError(f"offline and online differ in {', '.join(differing)}; run `longtail features materialize`")
     if all(view.offline_rows is None for view in found):
         raise LongtailError(f"nothing is built in {settings.state.features}; run `longtail features build`")
+
+
+@group.command()
+def skew(
+    context: typer.Context,
+    user: Annotated[list[str] | None, typer.Option("--user", "-u", help="Of this user; may be repeated.")] = None,
+    sample: Annotated[int, typer.Option(min=1, help="Without --user: so many users of the event log.")] = 1000,
+) -> None:
+    """Compare the rows that serving reads with what the event log gives for the same moment. Exits 1 when they differ.
+
+    Feature by feature: streamed columns at the row's own time, a build's columns at the build's, and what the model
+    gets of either.
+
+    Example: `longtail features skew --sample 200`
+    """
+    from cli.data import reporting
+    from feature_repo import skew as training_serving
+    from feature_repo.pseudonyms import open_pseudonyms
+    from feature_repo.store import open_store
+
+    settings: Settings = context.obj
+    pseudonyms = open_pseudonyms(settings.features.pseudonym_key_file)
+    users = [each if pseudonyms is None else pseudonyms.of(each) for each in user or ()]
+    store = open_store(settings.state, settings.features)
+    with reporting() as report:
+        found = training_serving.measure(
+            settings.state, settings.features, store, users=users, sample=sample, report=report
+        )
+    for one in found.features:
+        typer.echo(f"  {one.view}.{one.feature}: {_skew_line(one)}")
+    typer.echo(
+        f"{found.users} users: {found.waiting} came after the tables last loaded and have no row yet, {found.moved} "
+        "changed while they were read"
+    )
+    for note in found.notes:
+        typer.echo(note)
+    _refuse_skew(found.skewed)
+
+
+def _skew_line(one: FeatureSkew) -> str:
+    line = f"{one.compared} compared, {one.equal} equal"
+    if one.different:
+        line += f", {one.different} different" + ("" if one.largest is None else f" by up to {one.largest:g}")
+    line += f", {one.missing_online} missing online" if one.missing_online else ""
+    line += f", {one.missing_offline} missing offline" if one.missing_offline else ""
+    return line + (f"; such as {_difference(one.examples[0])}" if one.examples else "")
+
+
+def _difference(one: Difference) -> str:
+    when = f"{one.at:%Y-%m-%d %H:%M:%S}"
+    return f"user {one.user_id} at {when}: online {_shown(one.served)}, from the log {_shown(one.offline)}"
+
+
+def _shown(value: FeatureValue) -> str:
+    """Long lists cut short."""
+    if isinstance(value, list):
+        return f"[{', '.join(map(_shown, value[:_SHOWN]))}{', …' if len(value) > _SHOWN else ''}]"
+    return "missing" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _refuse_skew(skewed: Sequence[FeatureSkew]) -> None:
+    if not skewed:
+        return
+    users = list(dict.fromkeys(each.user_id for one in skewed for each in one.examples))
+    raise LongtailError(
+        f"training and serving differ in {', '.join(f'{one.view}.{one.feature}' for one in skewed)}, of the users "
+        f"{', '.join(users[:10])}{' and more' if len(users) > 10 else ''}. Late events do that until the next build: "
+        "run `longtail features build` and `longtail features materialize`; what differs after it is wrong online"
+    )
 
 
 @group.command()

@@ -168,9 +168,15 @@ class _Job:
                 "Run `longtail features materialize` again: it goes on from there"
             ) from error
         record.remove()
-        if loaded.written:
+        if loaded.written or loaded.kept:  # of a kept row the build's columns were written
             _register(self.store, view, loaded)
         return loaded
+
+
+def loaded_until(store: FeatureStore, view: View) -> datetime:
+    """The time of the newest table that `materialize` loaded to its end; 1970 when none was."""
+    ends = [end for _, end in store.get_feature_view(view.name).materialization_intervals]
+    return max([datetime.fromtimestamp(0, UTC), *(end.astimezone(UTC) for end in ends)])
 
 
 def _register(store: FeatureStore, view: View, loaded: Loaded) -> None:

@@ -80,21 +80,20 @@ class _Past:
     def user_tables(
         self, asked: Sequence[tuple[str, datetime]], wanted: Sequence[View]
     ) -> Iterator[tuple[View, ibis.Table]]:
-        spine = self.engine.put("asked_users", _spine("user_id", asked))
+        spine = self.engine.put("asked_users", spine_of("user_id", asked))
         theirs = self.engine.keep("their_events", self.events.semi_join(spine, "user_id"))
-        if USER_BEHAVIOR in wanted:
-            yield USER_BEHAVIOR, views.user_behavior(theirs, self.items, spine, self.settings)
-        if USER_ACTIVITY in wanted:
-            own = views.user_activity(theirs, spine, self.settings).drop("tail_percentile")
-            nightly = self.engine.put("nightly", self._nightly(asked, spine))
-            yield USER_ACTIVITY, _with_defaults(own.left_join(nightly, ["user_id", "midnight"]), USER_ACTIVITY)
-        if USER_CONTACTS in wanted:
-            yield USER_CONTACTS, contacts.user_contacts(theirs, spine, self.settings)
+        for view, own in own_tables(theirs, self.items, spine, self.settings, wanted):
+            if view is USER_ACTIVITY:
+                nightly = self.engine.put("nightly", self._nightly(asked, spine))
+                rows = own.drop("tail_percentile").left_join(nightly, ["user_id", "midnight"])
+                yield USER_ACTIVITY, _with_defaults(rows, USER_ACTIVITY)
+            else:
+                yield view, own
 
     def item_tables(
         self, asked: Sequence[tuple[str, datetime]], wanted: Sequence[View]
     ) -> Iterator[tuple[View, ibis.Table]]:
-        spine = self.engine.put("asked_items", _spine("item_id", asked))
+        spine = self.engine.put("asked_items", spine_of("item_id", asked))
         for midnight in sorted({as_of for _, as_of in asked}):
             past = self.events.filter(self.events.event_us < _us(midnight))
             now_asked = spine.filter(spine.as_of == moment(midnight))
@@ -129,7 +128,20 @@ class _Past:
         return found.cast(_NIGHTLY_SCHEMA)
 
 
-def _spine(key: str, asked: Sequence[tuple[str, datetime]]) -> pa.Table:
+def own_tables(
+    theirs: ibis.Table, items: ibis.Table, spine: ibis.Table, settings: FeatureSettings, wanted: Sequence[View]
+) -> Iterator[tuple[View, ibis.Table]]:
+    """The spine's users at its very moments, from their events; of `NIGHTLY` nothing that means anything."""
+    if USER_BEHAVIOR in wanted:
+        yield USER_BEHAVIOR, views.user_behavior(theirs, items, spine, settings)
+    if USER_ACTIVITY in wanted:
+        yield USER_ACTIVITY, views.user_activity(theirs, spine, settings)
+    if USER_CONTACTS in wanted:
+        yield USER_CONTACTS, contacts.user_contacts(theirs, spine, settings)
+
+
+def spine_of(key: str, asked: Sequence[tuple[str, datetime]]) -> pa.Table:
+    """Whom or what is asked for, with the moments and the midnights before them."""
     columns = {
         key: pa.array([name for name, _ in asked], pa.string()),
         "as_of": pa.array([as_of for _, as_of in asked], _TIME),
