@@ -38,6 +38,7 @@ class CompressionOption(StrEnum):
     NONE = "none"
     FLOAT16 = "float16"
     INT8 = "int8"
+    PQ = "pq"
 
 
 CompressOption = Annotated[

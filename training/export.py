@@ -22,7 +22,7 @@ from training.compression import Compression
 from training.model import example_inputs
 from training.served_model import served
 from training.serving_graph import ServingGraph
-from training.stored_tables import as_served, store
+from training.stored_tables import store, with_tables
 from training.vocabulary import FIRST_ROW, PADDING
 
 TOLERANCE = 1e-5
@@ -44,7 +44,8 @@ def export(
     """
     draft = exports / f".{model.version}.draft"
     shutil.rmtree(draft, ignore_errors=True)
-    graph = ServingGraph(model, store(model, compression), retrieve_k=retrieve_k)
+    tables = store(model, compression)
+    graph = ServingGraph(model, tables, retrieve_k=retrieve_k)
     signatures = graph.signatures()
     tf.saved_model.save(graph.state(signatures), str(draft), signatures=signatures)
     assets = draft / serving_contract.ASSETS
@@ -66,7 +67,7 @@ def export(
     )
     (assets / serving_contract.CONTRACT).write_text(json.dumps(contract, indent=2))
     _write_warmup(assets / serving_contract.WARMUP, model, candidate_buckets)
-    verify(as_served(model, compression), draft)
+    verify(model if compression == "none" else with_tables(model, tables), draft)
     final = exports / str(model.version)
     shutil.rmtree(final, ignore_errors=True)
     draft.rename(final)

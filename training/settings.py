@@ -134,8 +134,8 @@ class TrainingSettings(BaseModel):
     retrieve_k: int = Field(200, ge=1, description="Items that `retrieve` gives, capped by the catalogue.")
     compression: Compression = Field(
         "none",
-        description="How `export` keeps the large tables: `none`, `float16` or `int8`. `evaluate` measures the model "
-        "as it is then.",
+        description="How `export` keeps the large tables: `none`, `float16`, `int8` or `pq` (product quantization of "
+        "the items' vectors). `evaluate` measures the model as it is then.",
     )
     candidate_buckets: tuple[int, ...] = Field(
         (16, 50, 100, 200, 500, 1000), description="Numbers of candidates that are warmed up; callers pad to one."

@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from training.artifact import TrainedModel
-from training.compression import BYTE, LOW_BITS, Compression, halves, planes, root_bytes, signed_bytes
+from training.compression import BYTE, LOW_BITS, Compression, halves, planes, product_codes, root_bytes, signed_bytes
 from training.model import build
 from training.neighbours import Neighbours
 
@@ -88,6 +88,29 @@ class ByteTable(Table):
         return tf.matmul(users, tf.cast(codes, tf.float32), transpose_b=True) * scale[:, 0]
 
 
+class ProductTable(Table):
+    """A byte for four numbers at a time, a scale for each row, and what the bytes stand for."""
+
+    def __init__(self, values: np.ndarray) -> None:
+        codes, scale, books = product_codes(values)
+        super().__init__(codes, scale)
+        parts, codes_each, part = books.shape
+        self._books = tf.Variable(books.reshape(-1, part), trainable=False)  # [parts × codes, part]
+        self._starts = np.arange(parts, dtype=np.int32) * codes_each
+        self._width = values.shape[1]
+
+    def _directions(self, codes: tf.Tensor) -> tf.Tensor:
+        found = tf.gather(self._books, tf.cast(codes, tf.int32) + self._starts)  # [..., parts, part]
+        joined = tf.reshape(found, tf.concat([tf.shape(codes)[:-1], [-1]], axis=0))[..., : self._width]
+        return tf.ensure_shape(joined, [*codes.shape[:-1], self._width])
+
+    def _decoded(self, stored: Sequence[tf.Tensor]) -> tf.Tensor:
+        return self._directions(stored[0]) * stored[1]
+
+    def _products(self, users: tf.Tensor, stored: Sequence[tf.Tensor]) -> tf.Tensor:
+        return tf.matmul(users, self._directions(stored[0]), transpose_b=True) * stored[1][:, 0]
+
+
 class RootTable(Table):
     """A byte each for the root of what is 0 or more, a scale for each row."""
 
@@ -128,6 +151,7 @@ def store(model: TrainedModel, compression: Compression) -> StoredTables:
         "none": (PlainTable, PlainTable),
         "float16": (HalfTable, HalfTable),
         "int8": (ByteTable, RootTable),
+        "pq": (ProductTable, RootTable),
     }[compression]
     near = model.blend.neighbours
     return StoredTables(
@@ -141,9 +165,11 @@ def store(model: TrainedModel, compression: Compression) -> StoredTables:
 
 def as_served(model: TrainedModel, compression: Compression) -> TrainedModel:
     """The model that answers: what is left of its tables, decoded. What is measured of it is true of its export."""
-    if compression == "none":
-        return model
-    stored = store(model, compression)
+    return model if compression == "none" else with_tables(model, store(model, compression))
+
+
+def with_tables(model: TrainedModel, stored: StoredTables) -> TrainedModel:
+    """The model with what these tables decode to."""
     recommender = build(model.shape)
     recommender.set_weights(model.recommender.get_weights())
     recommender.fill_values = model.recommender.fill_values

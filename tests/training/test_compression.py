@@ -33,9 +33,9 @@ from training.compression import Compression
 from training.export import export, sample_requests
 from training.neighbours import Neighbours
 from training.served_model import ServedModel, served
-from training.stored_tables import ByteTable, HalfTable, NumberTable, RootTable, as_served
+from training.stored_tables import ByteTable, HalfTable, NumberTable, ProductTable, RootTable, as_served
 
-COMPRESSED: tuple[Compression, ...] = ("float16", "int8")
+COMPRESSED: tuple[Compression, ...] = ("float16", "int8")  # "pq" needs more items than codes to be told from int8
 CANDIDATES = [f"item-{shelf}-{number}" for shelf in range(4) for number in range(20)]
 HISTORIES = [[], ["never seen"], LIKES_0, [f"item-1-{number}" for number in range(12)], ["item-2-3", "item-3-4"]]
 Exported = Callable[[Compression], Path]
@@ -203,7 +203,7 @@ def test_the_command_names_the_compressions_there_are(tmp_path: Path) -> None:
 
     code, said = run("export", "--compress", "int4")
     assert code == 2
-    assert "'none', 'float16', 'int8'" in said
+    assert "'none', 'float16', 'int8', 'pq'" in said
     code, said = run("evaluate", "--compressions", "--topk", "top.parquet")
     assert code == 2
     assert "--compressions is given alone" in said
@@ -228,9 +228,27 @@ def test_the_compressions_are_told_side_by_side(trained: Trained, exported: Expo
     assert [line.split()[0] for line in compression_report.table(told).splitlines()[1:4]] == ["none", *COMPRESSED]
 
 
-def test_a_made_up_catalogue_is_a_model_like_any_other(tmp_path: Path) -> None:
-    model = compression_benchmark.made_up(120, width=16)
-    directory = export(model, tmp_path, retrieve_k=20, candidate_buckets=(4,), metrics={}, compression="int8")
+def test_product_quantization_answers_like_the_model_it_leaves(tmp_path: Path) -> None:
+    """Of a catalogue of more items than codes, whose width is no multiple of four; no random vector is coded well."""
+    model = compression_benchmark.made_up(600, width=18)
+    directory = export(model, tmp_path, retrieve_k=20, candidate_buckets=(4,), metrics={}, compression="pq")
+    requests = sample_requests(model, batch=4, candidates=60, seed=0)[0]
     with served(directory) as loaded:
-        found = loaded.ask("retrieve", sample_requests(model, batch=2, candidates=1, seed=0)[0])["item_ids"]
-    assert found.shape == (2, 20)
+        found = loaded.ask("retrieve", requests)["item_ids"]
+        assert ((loaded.ask("rank", requests)["scores"] > 0) == (requests["candidate_item_ids"] != "")).all()
+    assert found.shape == (4, 20)
+    vectors, coded = (np.asarray(each.recommender.items.embeddings) for each in (model, as_served(model, "pq")))
+    error = np.square(vectors - coded).sum() / np.square(vectors).sum()
+    assert 0.001 < error < 0.2
+
+
+def test_vectors_that_repeat_are_coded_exactly() -> None:
+    """Fewer vectors than codes; one of them 0, and the others of any length."""
+    kinds = np.random.default_rng(0).normal(size=(20, 8)).astype(np.float32)
+    kinds[0] = 0.0
+    lengths = np.random.default_rng(1).exponential(3.0, (300, 1)).astype(np.float32)
+    values = kinds[np.arange(300) % 20] * lengths
+    table = ProductTable(values)
+    np.testing.assert_allclose(table.whole(), values, atol=1e-4)
+    users = np.ones((2, 8), np.float32)
+    np.testing.assert_allclose(table.dots(users), users @ values.T, rtol=1e-3, atol=1e-3)
