@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from feature_repo.contract import MODEL_USER_FEATURES
 from feature_repo.errors import LongtailError
 from training import blend_file
 from training.blend import Blend
@@ -126,8 +127,14 @@ def save(model: TrainedModel, directory: Path) -> None:
 
 
 def load(directory: Path) -> TrainedModel:
-    """Reads the model. Raises LongtailError when there is none or it is of another format."""
+    """Reads the model. Raises LongtailError when there is none, or it is of another format or other features."""
     described = _described(directory)
+    learnt_of = tuple(described["missing_values"]["features"])
+    if learnt_of != MODEL_USER_FEATURES:
+        raise LongtailError(
+            f"the model in {directory} reads the user features {', '.join(learnt_of)}, here they are "
+            f"{', '.join(MODEL_USER_FEATURES)}; run `longtail train` again"
+        )
     recommender = build(ModelShape(**described["shape"]))
     recommender.load_weights(str(directory / "model.weights.h5"))
     with np.load(directory / "tables.npz") as tables:

@@ -260,6 +260,16 @@ def test_a_model_of_the_former_format_is_sent_back(released: Released, tmp_path:
         artifact.load(tmp_path / "model")
 
 
+def test_a_model_of_other_user_features_is_sent_back(released: Released, tmp_path: Path) -> None:
+    artifact.save(released.model, tmp_path / "model")
+    path = tmp_path / "model" / "model.json"
+    described = json.loads(path.read_text())
+    described["missing_values"]["features"]["age"] = described["missing_values"]["features"].pop("log_events")
+    path.write_text(json.dumps(described))
+    with pytest.raises(LongtailError, match=r"log_active_days, .*age, here they are log_events.*longtail train"):
+        artifact.load(tmp_path / "model")
+
+
 def test_a_model_that_was_never_fitted_keeps_what_is_missing() -> None:
     keras.utils.set_random_seed(0)
     assert {str(one) for one in fill_values.nothing_learnt().strategies} == {"keep"}
