@@ -11,7 +11,7 @@ import keras
 import numpy as np
 
 from feature_repo.errors import LongtailError
-from training import fill_values
+from training import devices, fill_values
 from training.checkpoint import Checkpoint, Checkpoints
 from training.engagements import Engagements
 from training.examples import Examples, Sampling, Tables, make_sampler, sample_moments
@@ -146,6 +146,7 @@ def new_recommender(
     prepared: Preparation, examples: AnyExamples, settings: TrainingSettings, epochs: int
 ) -> Recommender:
     """Untrained and compiled; the learning rate is warmed up over a tenth of the epochs and cooled to 0 by the last."""
+    devices.use(settings.devices)
     keras.utils.set_random_seed(settings.seed)
     recommender = build(
         precision=settings.precision,
@@ -221,7 +222,8 @@ class Batches(keras.utils.PyDataset):  # type: ignore[misc]  # the library ships
 
     def __getitem__(self, index: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
         rows = self._order[index * self._size : (index + 1) * self._size]
-        return self._examples.batch(rows, np.random.default_rng([self._settings.seed, 2, self._epoch, index]))
+        rng = np.random.default_rng([self._settings.seed, 2, self._epoch, index])
+        return devices.divisible(*self._examples.batch(rows, rng))
 
     def on_epoch_end(self) -> None:
         self._epoch += 1
@@ -249,7 +251,8 @@ class PackedBatches(keras.utils.PyDataset):  # type: ignore[misc]  # the library
         order = np.random.default_rng([self._settings.seed, 3, self._epoch]).permutation(len(self._rows))
         place = np.arange(index * self._size, (index + 1) * self._size)
         rows = np.sort(np.take(order, place, mode="wrap"))  # the last batch is filled from the first
-        return self._rows.batch(rows, np.random.default_rng([self._settings.seed, 2, self._epoch, index]))
+        rng = np.random.default_rng([self._settings.seed, 2, self._epoch, index])
+        return devices.divisible(*self._rows.batch(rows, rng))
 
     def on_epoch_end(self) -> None:
         self._epoch += 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
 
@@ -92,6 +92,11 @@ class TrainingSettings(BaseModel):
         description="What layers compute in while training: bfloat16 is for hardware that has it. Weights, losses and "
         "the kept model are float32 either way.",
     )
+    devices: Literal["auto"] | Annotated[int, Field(ge=1)] = Field(
+        "auto",
+        description="Over how many of this machine's devices each batch is split; `auto`: all of them on JAX "
+        "(`KERAS_BACKEND=jax`), one elsewhere. The result is the same but for rounding.",
+    )
     seed: int = Field(0, ge=0, description="Of initial weights, order, dropout and sampling.")
     batch_size: int = Field(128, ge=1, description="Moments in a batch; fewer when the log is small.")
     learning_rate: float = Field(2e-3, gt=0, description="Peak; warmed up over the first and cooled to 0 by the last.")
@@ -156,6 +161,7 @@ class TrainingSettings(BaseModel):
 NOT_LEARNING: Final = frozenset(
     {
         "configurations_tried",
+        "devices",
         "tensorboard_dir",
         "mlflow_tracking_uri",
         "mlflow_experiment",

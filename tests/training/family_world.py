@@ -7,10 +7,12 @@ import sys
 import keras
 import numpy as np
 
+from feature_repo.errors import LongtailError
+from training.devices import divisible, use
 from training.engagements import Engagements, from_rows
 from training.fitting import AnyExamples, Preparation, make_examples, new_recommender, prepare
 from training.model import Recommender
-from training.sequences import SequenceExamples
+from training.sequences import PackedRows, SequenceExamples
 from training.settings import TrainingSettings
 
 FEATURES = 8
@@ -57,16 +59,36 @@ def world(log: Engagements, **settings: object) -> tuple[Preparation, AnyExample
 
 def answers() -> dict[str, np.ndarray]:
     """What the transformer scores with random weights, and its losses over a few steps."""
-    _, examples, recommender = world(lives(6, 1, 14, 51, 3))
+    rows, recommender = packed_world()
+    batch, _ = rows.batch(np.arange(len(rows)), np.random.default_rng(0))
+    scores = {head: np.asarray(logits) for head, logits in recommender.predict_on_batch(batch).items()}
+    return {"rank": scores["rank"], "retrieve": scores["retrieve"], "losses": losses(rows, recommender)}
+
+
+def packed_world(devices: int = 1) -> tuple[PackedRows, Recommender]:
+    _, examples, recommender = world(lives(6, 1, 14, 51, 3), devices=devices)
     assert isinstance(examples, SequenceExamples)
-    rows = examples.pack(np.random.default_rng(0))
-    batch, labels = rows.batch(np.arange(len(rows)), np.random.default_rng(0))
-    found = {head: np.asarray(logits) for head, logits in recommender.predict_on_batch(batch).items()}
+    return examples.pack(np.random.default_rng(0)), recommender
+
+
+def losses(rows: PackedRows, recommender: Recommender) -> np.ndarray:
+    batch, labels = divisible(*rows.batch(np.arange(len(rows)), np.random.default_rng(0)))
     recommender.compile(keras.optimizers.Adam(1e-3), jit_compile=keras.backend.backend() == "jax")
-    found["losses"] = np.array([float(recommender.train_on_batch(batch, labels)) for _ in range(4)])
-    return found
+    return np.array([float(recommender.train_on_batch(batch, labels)) for _ in range(4)])
+
+
+def refusal(devices: int) -> str:
+    """What is said of so many devices; empty when they are there."""
+    try:
+        use(devices)
+    except LongtailError as error:
+        return str(error)
+    return ""
 
 
 if __name__ == "__main__":
+    several = int(sys.argv[2])
     found = answers()
-    np.savez(sys.argv[1], rank=found["rank"], retrieve=found["retrieve"], losses=found["losses"])
+    shared = losses(*packed_world(several)) if several > 1 else found["losses"]
+    np.savez(sys.argv[1], rank=found["rank"], retrieve=found["retrieve"], losses=found["losses"], shared=shared)
+    sys.stdout.write(refusal(several + 1))
