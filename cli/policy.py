@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 group = typer.Typer(help="Look at a policy before it decides.", no_args_is_help=True, rich_markup_mode="markdown")
 JsonOption = Annotated[bool, typer.Option("--json", help="For programs.")]
 SHIPPED = "shipped"
+LOSS_HELP = "Share of NDCG@10 that novelty may cost users of `{}`."
 PolicyArgument = Annotated[str, typer.Argument(help="A policy.toml, or `shipped` for the one in the package.")]
 
 
@@ -90,6 +91,64 @@ def simulate(
         _show(report)
 
 
+@group.command()
+def tune(
+    candidates: Annotated[Path, typer.Argument(help="What `longtail evaluate --candidates` wrote.")],
+    *,
+    base: Annotated[str, typer.Option(help="The policy to start from: a file, or `shipped`.")] = SHIPPED,
+    retain_loss: Annotated[float, typer.Option(min=0, max=1, help=LOSS_HELP.format("retain"))] = 0.01,
+    activate_loss: Annotated[float, typer.Option(min=0, max=1, help=LOSS_HELP.format("activate"))] = 0.05,
+    explore_loss: Annotated[float, typer.Option(min=0, max=1, help=LOSS_HELP.format("explore"))] = 0.01,
+    out: Annotated[Path | None, typer.Option(help="Write the weights as sections for a policy.toml.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Choose how much novelty weighs for each objective: as much as the ranking can afford.
+
+    Chosen on one half of the users, shown for the other half, beside pure relevance and the policy as it is.
+
+    Example: `longtail evaluate --candidates c.parquet && longtail policy tune c.parquet --out weights.toml`
+    """
+    from serving.gateway import policy_tuning
+
+    policy = _read(base)
+    lists, chooses = policy_tuning.read(_candidates(candidates))
+    losses = {"retain": retain_loss, "activate": activate_loss, "explore": explore_loss}
+    tuned = policy_tuning.with_novelty(policy, policy_tuning.tune(lists.of(chooses), policy, losses))
+    report = policy_tuning.judge(lists.of(~chooses), {"as it is": policy, "tuned": tuned})
+    if out is not None:
+        out.write_text(policy_tuning.sections(tuned), "utf-8")
+    if as_json:
+        weights = {name: getattr(tuned.objectives, name).novelty for name in losses}
+        typer.echo(json.dumps({"novelty": weights, "groups": report}, indent=2))
+        return
+    for name in losses:
+        before, after = (getattr(one.objectives, name).novelty for one in (policy, tuned))
+        typer.echo(f"objectives.{name}.novelty: {before:g} → {after:g}")
+    _show_tuning(report)
+    if out is not None:
+        typer.echo(f"{out}")
+
+
+def _candidates(file: Path) -> Any:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from feature_repo.errors import LongtailError
+    from feature_repo.ranked_candidates import COLUMNS
+
+    try:
+        table = pq.read_table(file)
+    except (OSError, pa.ArrowException) as error:
+        raise LongtailError(
+            f"{file} cannot be read: {error}; write it with `longtail evaluate --candidates`"
+        ) from error
+    missing = [name for name in COLUMNS if name not in table.column_names]
+    if missing or not len(table):
+        what = f"lacks the columns {', '.join(missing)}" if missing else "has no rows"
+        raise LongtailError(f"{file} {what}; write it with `longtail evaluate --candidates`")
+    return table
+
+
 def _newest(directory: Path, count: int) -> Iterator[Mapping[str, Any]]:
     """Segment by segment, from the newest on: a log is larger than memory."""
     from feature_repo.decisions import load, segments
@@ -135,3 +194,22 @@ def _show(report: Mapping[str, Mapping[str, Any]]) -> None:
         shares = [f"{found[name]:.1%}" for name in ("changed", "first_changed", "kept")]
         table.add_row(state, str(found["lists"]), *shares, *pairs)
     Console(width=150).print(table)
+
+
+def _show_tuning(report: Mapping[str, Mapping[str, Any]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title="the half that did not choose; changes are against pure relevance")
+    for heading in ("users", "", "policy", "NDCG@10", "", "novelty, bits", "", "distinct items", ""):
+        table.add_column(heading, justify="left" if heading in ("users", "policy") else "right")
+    for name, found in report.items():
+        pure = found["relevance"]
+        for policy, one in ((key, value) for key, value in found.items() if key != "users"):
+            cells = []
+            for metric, digits in (("ndcg", 4), ("novelty_bits", 2), ("distinct_items", 0)):
+                change = f"{one[metric] / pure[metric] - 1:+.1%}" if pure[metric] and one is not pure else ""
+                cells += [f"{one[metric]:.{digits}f}", change]
+            is_first = one is pure
+            table.add_row(name if is_first else "", str(found["users"]) if is_first else "", policy, *cells)
+    Console(width=120).print(table)

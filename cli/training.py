@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from training.workflow import Progress, Run
 
 
+CANDIDATES = 200  # of each user in --candidates
+
+
 class SplitOption(StrEnum):
     """How `evaluate` splits the log."""
 
@@ -92,6 +95,10 @@ def evaluate(
         Path | None, typer.Option(help="Also write the recommendations as Parquet: user_id, rank, item_id.")
     ] = None,
     k: Annotated[int, typer.Option("-k", min=1, max=1000, help="Recommendations per user in --topk.")] = 10,
+    candidates: Annotated[
+        Path | None,
+        typer.Option(help="Instead: write the 200 best items of each user with what came of them, for `policy tune`."),
+    ] = None,
     compare: Annotated[
         tuple[str, str] | None,
         typer.Option(metavar="A B", help="Instead: two versions (numbers, or SavedModels by path), user by user."),
@@ -120,6 +127,8 @@ def evaluate(
         raise typer.BadParameter("--compare asks two versions the temporal test; give it without --topk and --split")
     if compress is not None and (compare is not None or split is not SplitOption.TEMPORAL):
         raise typer.BadParameter("--compress is for the kept model and its temporal test, not --compare or --split")
+    if candidates and (compare or topk or compressions or compress is not None or split is not SplitOption.TEMPORAL):
+        raise typer.BadParameter("--candidates is given alone: it asks the kept model the temporal test")
     if compressions and (compare or topk or compress is not None or split is not SplitOption.TEMPORAL):
         raise typer.BadParameter("--compressions is given alone: it asks the kept model the temporal test")
     chosen = chosen if compress is None else chosen.model_copy(update={"compression": compress.value})
@@ -131,6 +140,9 @@ def evaluate(
     run = workflow.start(settings.state.events, settings.features, chosen, catalogue=catalogue_file(settings.state))
     if compare is not None:
         _compare(settings, run, compare)
+        return
+    if candidates is not None:
+        _write_candidates(settings, run, candidates)
         return
     if compressions:
         _compare_compressions(settings, run)
@@ -155,6 +167,16 @@ def evaluate(
         frame.to_parquet(topk, index=False)
         typer.echo(f"{topk}: {len(frame)} recommendations")
     typer.echo(f"{result.page}")
+
+
+def _write_candidates(settings: Settings, run: Run, file: Path) -> None:
+    from training import artifact, workflow
+
+    model = artifact.load(settings.state.training / workflow.MODEL_FOLDER)
+    frame = workflow.candidates(run, model, k=CANDIDATES)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    frame.to_parquet(file, index=False)
+    typer.echo(f"{file}: {len(frame)} candidates of {frame['user_id'].nunique()} users; next: `longtail policy tune`")
 
 
 def _compare(settings: Settings, run: Run, named: tuple[str, str]) -> None:

@@ -21,6 +21,7 @@ from training.assessment import MODEL, RETRIEVAL, Assessment, assess, peer_score
 from training.attributes import item_vectors, items_without
 from training.blend import Blend, popularity_windows
 from training.blend_fitting import fit_blend
+from training.candidates import candidate_frame
 from training.checkpoint import Checkpoints
 from training.engagements import Engagements
 from training.evaluation import make_sheet, validation_ndcg
@@ -256,6 +257,13 @@ def evaluate(
     run: Run, model: TrainedModel, *, k: int = 10, also: Mapping[str, MakeScorer] = NOBODY
 ) -> tuple[Question, Assessment]:
     """Asks the kept model, and whoever is named in `also`, the test question of the split it was trained before."""
+    question = _test_question(run, model)
+    prepared = prepare(question.fit, question.cut_us)
+    return question, _assess(run, question, prepared, model.recommender, model.blend, k=k, also=also)
+
+
+def _test_question(run: Run, model: TrainedModel) -> Question:
+    """Raises LongtailError when the log or the settings are no longer those that the model was trained before."""
     question = split(run.log, "temporal", run.settings).test
     if question.cut_us != model.window_us[1]:
         raise LongtailError(
@@ -263,8 +271,7 @@ def evaluate(
             f"these settings starts at {iso(question.cut_us)}: events came in or settings changed; "
             "run `longtail train` again"
         )
-    prepared = prepare(question.fit, question.cut_us)
-    return question, _assess(run, question, prepared, model.recommender, model.blend, k=k, also=also)
+    return question
 
 
 def evaluate_leave_one_out(
@@ -287,13 +294,7 @@ def _assess(
     also: Mapping[str, MakeScorer] = NOBODY,
 ) -> Assessment:
     columns = run.user_columns(question.moments)
-    network = model_scorer(recommender, question, prepared.tables, columns.features, prepared.popularity)
-    windows = popularity_windows(prepared.fit, prepared.tables.item_row, prepared.num_rows, question.moments.as_of_us)
-    met = blend.of_rows(prepared.num_rows)
-    own: dict[str, Scorer] = {
-        MODEL: BlendScorer(blend=met, mix=blend.rank, network=network, windows=windows),
-        RETRIEVAL: BlendScorer(blend=met, mix=blend.retrieve, network=network, windows=windows),
-    }
+    own = _own_scorers(question, prepared, recommender, blend, columns)
     row_items = question.fit.item_ids[prepared.known_items]
     own |= {name: make(question, columns.features, row_items) for name, make in also.items()}
     return assess(
@@ -304,6 +305,28 @@ def _assess(
         settings=run.settings,
         k=k,
     )
+
+
+def _own_scorers(
+    question: Question, prepared: Preparation, recommender: Recommender, blend: Blend, columns: UserColumns
+) -> dict[str, Scorer]:
+    """What `rank` and `retrieve` answer."""
+    network = model_scorer(recommender, question, prepared.tables, columns.features, prepared.popularity)
+    windows = popularity_windows(prepared.fit, prepared.tables.item_row, prepared.num_rows, question.moments.as_of_us)
+    met = blend.of_rows(prepared.num_rows)
+    return {
+        MODEL: BlendScorer(blend=met, mix=blend.rank, network=network, windows=windows),
+        RETRIEVAL: BlendScorer(blend=met, mix=blend.retrieve, network=network, windows=windows),
+    }
+
+
+def candidates(run: Run, model: TrainedModel, *, k: int) -> pd.DataFrame:
+    """The test question's `ranked_candidates`: what a policy would choose from, and what users then did."""
+    question = _test_question(run, model)
+    prepared = prepare(question.fit, question.cut_us)
+    columns = run.user_columns(question.moments)
+    scorer = _own_scorers(question, prepared, model.recommender, model.blend, columns)[MODEL]
+    return candidate_frame(question, prepared, scorer, columns.state, k=k)
 
 
 def assess_peers(run: Run, question: Question) -> Assessment:

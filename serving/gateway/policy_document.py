@@ -96,9 +96,9 @@ class ObjectiveSection(Section):
 
 
 class Objectives(Section):
-    activate: ObjectiveSection = ObjectiveSection(relevance=1.0, novelty=0.5)
-    retain: ObjectiveSection = ObjectiveSection(relevance=1.0, novelty=0.1)
-    explore: ObjectiveSection = ObjectiveSection(relevance=1.0, novelty=0.05)
+    activate: ObjectiveSection = ObjectiveSection(relevance=1.0, novelty=0.05)
+    retain: ObjectiveSection = ObjectiveSection(relevance=1.0, novelty=0.02)
+    explore: ObjectiveSection = ObjectiveSection(relevance=1.0, novelty=0.02)
 
 
 class Caps(Section):

@@ -211,7 +211,7 @@ async def test_a_replay_answers_for_its_moment(start: Start, world: World) -> No
 async def test_an_objective_that_is_named_beats_the_states_own(start: Start, world: World) -> None:
     """A rare item wins when activating, the better-scored popular one when retaining."""
     world.catalog = MemoryCatalog(item_table(2))  # i01 is twice as rare as i00
-    world.model.scores = {"i00": 0.50, "i01": 0.40}
+    world.model.scores = {"i00": 0.50, "i01": 0.488}
     running = await start(world)
     request = pb.RankItemsRequest(user_id="dormant", candidate_item_ids=["i00", "i01"])
     first = []
