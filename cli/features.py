@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -68,6 +69,52 @@ def build(
     for view, rows in summary.rows.items():
         typer.echo(f"  {view}: {rows} rows")
     typer.echo("  users: " + ", ".join(f"{count} {state}" for state, count in summary.states.items()))
+
+
+@group.command()
+def backfill(
+    context: typer.Context,
+    *,
+    first: Annotated[str, typer.Option("--from", help="The first moment, ISO, UTC without a zone.")],
+    last: Annotated[str, typer.Option("--to", help="The last moment, likewise.")],
+    out: Annotated[Path, typer.Option(help="A folder for VIEW/moment=MOMENT/rows.parquet.")],
+    every: Annotated[str, typer.Option(help="How far apart the moments are: 1d, 12h, 30min, 90s.")] = "1d",
+    view: Annotated[list[str] | None, typer.Option(help="Of this view only; may be repeated. Default: all.")] = None,
+) -> None:
+    """Compute the feature tables of every moment of a range, as `features build --as-of` would.
+
+    What is served stays as it is. Run it again after a kill, or with a longer range: moments that are finished are
+    kept; those that late events, an erasure or other settings have changed since are computed anew.
+
+    Example: `longtail features backfill --from 2026-01-01 --to 2026-03-01 --out past`
+    """
+    from cli.data import reporting
+    from feature_repo import backfill as past
+    from feature_repo.build import BUILT
+
+    settings: Settings = context.obj
+    known = {one.name: one for one in BUILT}
+    if unknown := [name for name in view or () if name not in known]:
+        raise typer.BadParameter(f"--view is {unknown[0]!r}; give any of {', '.join(known)}")
+    wanted = tuple(known[name] for name in dict.fromkeys(view or known))
+    asked = past.Range(
+        first=read_moment("--from", first), last=read_moment("--to", last), every=_read_interval("--every", every)
+    )
+    moments, now = [], datetime.now(UTC)
+    with reporting() as report:
+        for moment in past.backfill(
+            settings.state, settings.features, asked, out, now=now, wanted=wanted, report=report
+        ):
+            moments.append(moment)
+            if moment.rows:
+                rows = ", ".join(f"{name} {count}" for name, count in moment.rows.items())
+                why = f" ({moment.because})" if moment.because else ""
+                typer.echo(f"  {moment.as_of:%Y-%m-%d %H:%M:%S} UTC: {rows}{why}")
+    computed, before = sum(bool(one.rows) for one in moments), sum(one.is_before_all for one in moments)
+    typer.echo(
+        f"{out}: {len(moments)} moments: {computed} computed, {len(moments) - computed - before} kept as they were, "
+        f"{before} before the first event"
+    )
 
 
 @group.command("training-set")
@@ -322,6 +369,16 @@ def read_moment(option: str, given: str) -> datetime:
     except ValueError as error:
         raise typer.BadParameter(f"{option} is {given!r}; give ISO, such as 2026-03-01 or 2026-03-01T12:00") from error
     return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+
+
+def _read_interval(option: str, given: str) -> timedelta:
+    found = re.fullmatch(r"(\d+)\s*(d|h|min|s)", given.strip())
+    if found is None:
+        raise typer.BadParameter(f"{option} is {given!r}; give a number and d, h, min or s, such as 1d or 12h")
+    try:
+        return timedelta(seconds=int(found[1]) * {"d": 86_400, **_UNIT_S}[found[2]])
+    except OverflowError as error:
+        raise typer.BadParameter(f"{option} is {given!r}, longer than any log") from error
 
 
 def _age(now: datetime, moment: datetime | None) -> str:

@@ -89,7 +89,7 @@ def build_with(
     """The same on an engine of the caller's."""
     events, items = engine.events(as_of), engine.items()
     if engine.fetch(events.agg(events=events.count()))["events"][0].as_py() == 0:
-        raise _no_event(engine.first_event(), state, as_of)
+        raise no_event(engine.first_event(), state, as_of)
     replace_tables(engine, state, tables(engine, events, items, as_of=as_of, settings=settings, wanted=wanted))
     return summarize(state, as_of, wanted)
 
@@ -118,7 +118,7 @@ def leave_watermark(state: StateDir, inputs: Inputs, as_of: datetime, wanted: tu
     """For the next incremental build; a build of some views is none to go on from."""
     if wanted == BUILT:
         files = [offline_file(state, view) for view in (*BUILT, facts.ITEM_FACTS)]
-        Watermark(as_of=as_of, inputs=inputs, tables=prints_of(files, state)).write(state)
+        Watermark(as_of=as_of, inputs=inputs, tables=prints_of(files, state.features)).write(state)
 
 
 def summarize(state: StateDir, as_of: datetime, wanted: tuple[View, ...]) -> BuildSummary:
@@ -214,7 +214,8 @@ def activity(engine: Engine, rows: ibis.Table) -> ibis.Table:
     return keyed.left_join(predicted, group)
 
 
-def _no_event(first: datetime | None, state: StateDir, as_of: datetime) -> DataError:
+def no_event(first: datetime | None, state: StateDir, as_of: datetime) -> DataError:
+    """Says how to have one."""
     if first is None:
         return DataError(
             f"the event log in {state.events} is empty; fill it with "

@@ -77,7 +77,9 @@ class Watermark:
     tables: dict[str, Print]
 
     def write(self, state: StateDir) -> None:
-        file = watermark_file(state)
+        self.write_to(watermark_file(state))
+
+    def write_to(self, file: Path) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
         unfinished = file.with_name(f".{file.name}.unfinished")
         unfinished.write_text(json.dumps(asdict(self) | {"as_of": self.as_of.isoformat()}) + "\n")
@@ -86,8 +88,12 @@ class Watermark:
     @classmethod
     def read(cls, state: StateDir) -> Watermark | None:
         """None when there is none, or none that this version understands."""
+        return cls.read_from(watermark_file(state))
+
+    @classmethod
+    def read_from(cls, file: Path) -> Watermark | None:
         try:
-            read = json.loads(watermark_file(state).read_text())
+            read = json.loads(file.read_text())
             inputs = read["inputs"]
             return cls(
                 as_of=datetime.fromisoformat(read["as_of"]),
@@ -117,8 +123,8 @@ def watermark_file(state: StateDir) -> Path:
     return state.features / ".build" / "watermark.json"
 
 
-def prints_of(files: Iterable[Path], state: StateDir) -> dict[str, Print]:
-    return {str(file.relative_to(state.features)): print_of(file) for file in files}
+def prints_of(files: Iterable[Path], folder: Path) -> dict[str, Print]:
+    return {str(file.relative_to(folder)): print_of(file) for file in files}
 
 
 def print_of(file: Path) -> Print:
