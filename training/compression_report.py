@@ -33,7 +33,7 @@ SLICES: Final = ("all", "tail")
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
-    """What one variant takes. Times are medians of one call, on one core, the variants in turn."""
+    """What one variant takes. Times are medians of one call in CPU time, one thread, the variants in turn."""
 
     size_mb: float
     rank_ms: float  # one user, 200 candidates, a full history
@@ -123,10 +123,10 @@ def _medians_ms(
     took_s: dict[Compression, list[float]] = {name: [] for name in models}
     for round_number in range(rounds + 1):
         for name, model in models.items():
-            began_s = time.perf_counter()
+            began_s = time.process_time()
             model.ask(signature, inputs)
             if round_number:  # the first is a warm-up
-                took_s[name].append(time.perf_counter() - began_s)
+                took_s[name].append(time.process_time() - began_s)
     return {name: float(np.median(times)) * 1e3 for name, times in took_s.items()}
 
 
@@ -200,7 +200,7 @@ def _quality(assessment: Assessment, name: Compression) -> Quality:
 
 def table(variants: Sequence[Variant]) -> str:
     """For people; × is the share of the first's, ± two standard errors of the paired difference to the first."""
-    lines = [f"{'':8s} {'MB':>8s} {'rank 1':>8s} {'rank 32':>8s} {'retr. 1':>8s} {'retr. 32':>8s}  ms a call, 1 core"]
+    lines = [f"{'':8s} {'MB':>8s} {'rank 1':>8s} {'rank 32':>8s} {'retr. 1':>8s} {'retr. 32':>8s}  CPU ms a call"]
     for each in variants:
         cost, plain = each.cost, variants[0].cost
         cells = " ".join(f"{value:8.2f}" for value in asdict(cost).values())

@@ -14,7 +14,7 @@ from training.compression import BYTE, LOW_BITS, Compression, halves, planes, pr
 from training.model import build
 from training.neighbours import Neighbours
 
-ROWS_AT_ONCE: Final = 8192  # decoded at a time for the whole catalogue: what fits into the cache
+NUMBERS_AT_ONCE: Final = 2**19  # decoded at a time for the whole catalogue: 2 MB, which fit into the cache
 
 
 class Table(tf.Module):  # type: ignore[misc]  # the library ships no types
@@ -29,13 +29,16 @@ class Table(tf.Module):  # type: ignore[misc]  # the library ships no types
         return self._decoded([tf.gather(each, rows) for each in self._stored])
 
     def dots(self, users: tf.Tensor) -> tf.Tensor:
-        """float32 [batch, width] → their products with every row [batch, rows]; no more than a block is decoded."""
-        count = self._stored[0].shape[0]
-        blocks = -(-count // ROWS_AT_ONCE)
+        """float32 [batch, width] → their products with every row [batch, rows]; no more than a block is decoded.
+
+        Blocks are gathered: a variable that is gathered from elsewhere is copied as a whole each time it is read.
+        """
+        count, size = self._stored[0].shape[0], max(1, NUMBERS_AT_ONCE // users.shape[1])
+        blocks = -(-count // size)
 
         def add(block: tf.Tensor, found: tf.TensorArray) -> tuple[tf.Tensor, tf.TensorArray]:
-            start, end = block * ROWS_AT_ONCE, tf.minimum((block + 1) * ROWS_AT_ONCE, count)
-            products = self._products(users, [each[start:end] for each in self._stored])
+            rows = tf.range(block * size, tf.minimum((block + 1) * size, count))
+            products = self._products(users, [tf.gather(each, rows) for each in self._stored])
             return block + 1, found.write(block, tf.transpose(products))
 
         found = tf.TensorArray(tf.float32, blocks, infer_shape=False, element_shape=[None, None])
@@ -58,9 +61,6 @@ class PlainTable(Table):
 
     def _decoded(self, stored: Sequence[tf.Tensor]) -> tf.Tensor:
         return tf.identity(stored[0])
-
-    def dots(self, users: tf.Tensor) -> tf.Tensor:
-        return tf.matmul(users, self._stored[0], transpose_b=True)
 
 
 class HalfTable(Table):
