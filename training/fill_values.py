@@ -36,9 +36,8 @@ class FillValues:
     def notes(self) -> list[str]:
         """What was to be learnt and could not be."""
         return [
-            f"{feature.name} is missing for all training users, so that its {strategy} cannot be learnt: "
-            + ("it stays missing" if np.isnan(value) else f"{value:g} stands in")
-            + ", the contract's default"
+            f"{feature.name} is missing for all training users, so `{strategy}` has nothing to learn from; by the "
+            "contract's default " + ("it stays missing" if np.isnan(value) else f"{value:g} stands in")
             for feature, strategy, users, value in zip(
                 MODEL_FEATURES, self.strategies, self.users, self.values[0], strict=True
             )

@@ -85,7 +85,7 @@ def test_what_no_training_user_has_is_the_contracts_default_and_says_so(strategy
     assert not found.users.any()
     notes = found.notes()
     assert len(notes) == FEATURES
-    assert all(f"its {strategy} cannot be learnt" in note for note in notes)
+    assert all(f"`{strategy}` has nothing to learn from" in note for note in notes)
     assert "log_events" in notes[0]
     assert "0 stands in" in notes[0]
     assert "mean_gap_days" in notes[2]
@@ -245,7 +245,7 @@ def test_a_card_says_what_could_not_be_learnt_and_an_old_contract_says_nothing(r
     nothing = np.full((1, FEATURES), nan, np.float32)
     learnt = fill_values.learn(nothing, np.zeros(1, int), np.zeros(1, int), {"mean_gap_days": "similar"})
     card = card_of({**contract, "missing_values": json.loads(json.dumps(learnt.as_json()))})
-    assert "Note: mean_gap_days is missing for all training users" in card
+    assert "|\n\n- mean_gap_days is missing for all training users" in card  # below the table, not in it
     del contract["missing_values"]
     assert "Where a user feature is missing" not in card_of(contract)
 
