@@ -274,14 +274,22 @@ def skew(
     context: typer.Context,
     user: Annotated[list[str] | None, typer.Option("--user", "-u", help="Of this user; may be repeated.")] = None,
     sample: Annotated[int, typer.Option(min=1, help="Without --user: so many users of the event log.")] = 1000,
+    decisions: Annotated[
+        int | None, typer.Option(min=1, help="Instead: what the newest so many decisions told the model.")
+    ] = None,
 ) -> None:
     """Compare the rows that serving reads with what the event log gives for the same moment. Exits 1 when they differ.
 
     Feature by feature: streamed columns at the row's own time, a build's columns at the build's, and what the model
-    gets of either.
+    gets of either. With `--decisions`, what the decision log says that the model got.
 
     Example: `longtail features skew --sample 200`
     """
+    if decisions is not None:
+        if user:
+            raise typer.BadParameter("give --user or --decisions, not both")
+        _skew_of_decisions(context.obj, decisions)
+        return
     from cli.data import reporting
     from feature_repo import skew as training_serving
     from feature_repo.pseudonyms import open_pseudonyms
@@ -303,6 +311,22 @@ def skew(
     )
     for note in found.notes:
         typer.echo(note)
+    _refuse_skew(found.skewed)
+
+
+def _skew_of_decisions(settings: Settings, count: int) -> None:
+    from cli.data import reporting
+    from feature_repo.skew_decisions import measure_decisions
+
+    with reporting() as report:
+        found = measure_decisions(settings.state, settings.features, count=count, report=report)
+    for one in found.features:
+        typer.echo(f"  {one.view}.{one.feature}: {_skew_line(one)}")
+    for one in found.aged:
+        typer.echo(f"  had aged by the decision's moment: {one.feature}: {_skew_line(one)}")
+    typer.echo(f"{found.decisions} decisions")
+    for reason, number in found.left_out.items():
+        typer.echo(f"  {number} left out, {reason}")
     _refuse_skew(found.skewed)
 
 

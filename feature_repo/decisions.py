@@ -80,13 +80,17 @@ SCHEMA: Final = pa.schema(
         *((f"candidate_{name}", pa.list_(pa.float32())) for name in CANDIDATE_NUMBERS),
         ("dropped", pa.map_(pa.string(), pa.int64())),
         ("features", pa.list_(_FEATURES)),
+        # What the model was told of the user, `contract.MODEL_USER_FEATURES`, null is missing. Null as a whole for a
+        # caller who gave a history or a moment of their own, and in logs from before it was kept.
+        ("user_features", pa.list_(pa.float32())),
         ("degraded", pa.list_(pa.string())),  # dependency:cause
     ],
     metadata={"longtail.decisions.schema_version": str(SCHEMA_VERSION)},
 )
 
+_LATER: Final = ("unit", "user_features")  # older lines lack them
 _PLAIN: Final = tuple(
-    name for name in SCHEMA.names if not name.startswith("candidate_") and name not in ("dropped", "unit")
+    name for name in SCHEMA.names if not name.startswith("candidate_") and name not in ("dropped", *_LATER)
 )
 
 
@@ -100,6 +104,9 @@ def to_table(lines: Sequence[Mapping[str, Any]]) -> pa.Table:
         name: pa.array([line[name] for line in lines], SCHEMA.field(name).type) for name in _PLAIN
     }
     columns["unit"] = pa.array([line.get("unit", line["user_id"]) for line in lines], pa.string())
+    columns["user_features"] = pa.array(
+        [line.get("user_features") for line in lines], SCHEMA.field("user_features").type
+    )
     columns["dropped"] = pa.array([list(line["dropped"].items()) for line in lines], SCHEMA.field("dropped").type)
     ids = [line["candidate_item_ids"] for line in lines]
     columns["candidate_item_ids"] = pa.array(ids, pa.list_(pa.string()))
@@ -126,8 +133,7 @@ def load(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
         if path.suffix == OPEN_SUFFIX:
             table = decode(path.read_bytes().splitlines(), where=path)
             return table if columns is None else table.select(columns)
-        _check_version(path, pq.read_schema(path))
-        return pq.read_table(path, columns=None if columns is None else list(columns))
+        return _load_closed(path, SCHEMA.names if columns is None else columns)
     except FileNotFoundError:
         closed = path.with_suffix(CLOSED_SUFFIX)
         if path.suffix == OPEN_SUFFIX and closed.exists():  # closed since it was listed
@@ -166,9 +172,19 @@ def _rows_of(path: Path, decision_id: str) -> pa.Table:
         table = decode(found, where=path)
     else:
         closed = path.with_suffix(CLOSED_SUFFIX)
-        _check_version(closed, pq.read_schema(closed))
-        table = pq.read_table(closed, filters=[("decision_id", "=", decision_id)])
+        table = _load_closed(closed, SCHEMA.names, filters=[("decision_id", "=", decision_id)])
     return table.filter(pc.equal(table["decision_id"], decision_id))
+
+
+def _load_closed(path: Path, columns: Sequence[str], **options: Any) -> pa.Table:
+    """A column that came later is null in an older segment."""
+    schema = pq.read_schema(path)
+    _check_version(path, schema)
+    table = pq.read_table(path, columns=[name for name in columns if name in schema.names], **options)
+    for name in columns:
+        if name in _LATER and name not in schema.names:
+            table = table.append_column(SCHEMA.field(name), pa.nulls(len(table), SCHEMA.field(name).type))
+    return table.select(columns)
 
 
 def _check_version(path: Path, schema: pa.Schema) -> None:

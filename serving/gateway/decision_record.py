@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy.typing as npt
@@ -56,8 +57,17 @@ def _facts(query: Query, ranking: Ranking) -> dict[str, Any]:
         "features": [
             {"group": group.name, "status": group.status, "age_s": group.age_s} for group in ranking.groups.values()
         ],
+        "user_features": _user_features(query, ranking),
         "degraded": [f"{one.dependency}:{one.cause}" for one in ranking.degradations],
     }
+
+
+def _user_features(query: Query, ranking: Ranking) -> list[float | None] | None:
+    """Only what the store's rows alone gave, at the present: that can be compared with the event log."""
+    if ranking.user_features is None or query.history is not None or query.now_unix_s is not None:
+        return None
+    numbers: list[float] = ranking.user_features.tolist()
+    return [None if math.isnan(number) else number for number in numbers]
 
 
 def _columns(items: tuple[RankedItem, ...]) -> dict[str, list[Any]]:

@@ -282,6 +282,7 @@ class Ranking:
     dropped: Mapping[Drop, int]
     scored: Scored  # what the items were chosen from
     unit: str  # who is randomised
+    user_features: Float32s | None = None  # what the model was told of the user
     verdict: Verdict = Verdict.SHOW
     reason: str = ""  # of another verdict than SHOW
     contact_propensity: float = 1.0  # probability that this user is not held out

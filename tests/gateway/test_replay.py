@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from feature_repo import decisions
+from feature_repo.contract import MODEL_USER_FEATURES
 from feature_repo.decision_segments import close_segments, erase_user
 from feature_repo.errors import LongtailError
 from feature_repo.lifecycle import Lifecycle
@@ -135,6 +136,7 @@ async def test_what_is_open_and_what_is_closed_read_the_same(start: Start, world
     closed = decisions.read(tmp_path)
     assert same(closed, opened)
     assert closed.num_rows == 20
+    assert {len(told) for told in closed["user_features"].to_pylist()} == {len(MODEL_USER_FEATURES)}
     for row in opened.to_pylist():
         found = decisions.find(tmp_path, row["decision_id"])
         assert str(found) == str(row)
