@@ -28,6 +28,7 @@ from loadtest.compare import state
 from loadtest.compare.contenders import serve_model
 from loadtest.compare.page import as_text
 from loadtest.errors import LoadTestError
+from loadtest.faults import clock
 from loadtest.faults.asking import DEADLINE_S, GOOD_CODES, Answer, Asking
 from loadtest.faults.bad_model import Between, Spoil, nan_scores, scores_over_one, serve, wrong_shape
 from loadtest.processes import Server, free_address, is_listening, is_serving, redis_binary, running
@@ -52,6 +53,7 @@ class World:
     redis_address: str
     redis_settings: Mapping[str, str]
     pids: dict[str, int]
+    clock: Path
     stack: ExitStack
 
     def signal(self, name: str, number: signal.Signals) -> None:
@@ -174,8 +176,8 @@ FAULTS: Final = (
     ),
     Fault(
         name="clock: an hour on",
-        begin=signalled("gateway", signal.SIGUSR2),
-        end=signalled("gateway", signal.SIGUSR2),
+        begin=at_once(lambda world: clock.jump(world.clock, clock.JUMP_S)),
+        end=at_once(lambda world: clock.jump(world.clock, 0)),
     ),
 )
 
@@ -225,7 +227,7 @@ def redis_at(address: str, directory: Path) -> AbstractContextManager[Server]:
 
 async def run(directory: Path, only: str) -> list[Seen]:
     prepared = state.prepare(directory)
-    logs = directory / "logs"
+    logs, world_clock = directory / "logs", directory / "clock"
     logs.mkdir(exist_ok=True)
     redis_address, model_address, between_address, address = (free_address() for _ in range(4))
     with ExitStack() as stack:
@@ -242,7 +244,8 @@ async def run(directory: Path, only: str) -> list[Seen]:
             "LONGTAIL_GATEWAY__METRICS_ADDRESS": "",
             **settings,
         }
-        words = (sys.executable, "-P", "-m", "loadtest.faults.clock", "gateway")
+        environ |= clock.environ(world_clock)
+        words = (sys.executable, "-P", "-m", "cli.main", "gateway")
         gateway = await asyncio.to_thread(
             stack.enter_context,
             running("gateway", words, address, environ, is_ready=is_serving, log=logs / "faults-gateway.log"),
@@ -256,6 +259,7 @@ async def run(directory: Path, only: str) -> list[Seen]:
             redis_address=redis_address,
             redis_settings=settings,
             pids={"model": model.pid, "redis": redis.pid, "gateway": gateway.pid},
+            clock=world_clock,
             stack=stack,
         )
         found = await endure_all(world, [fault for fault in FAULTS if only in fault.name])
