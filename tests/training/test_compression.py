@@ -31,7 +31,6 @@ from training import (
 )
 from training.compression import Compression
 from training.export import export, sample_requests
-from training.neighbours import Neighbours
 from training.served_model import ServedModel, served
 from training.stored_tables import ByteTable, HalfTable, NumberTable, ProductTable, RootTable, as_served
 
@@ -166,15 +165,6 @@ def test_a_neighbour_that_speaks_a_little_is_still_heard() -> None:
     found = RootTable(values).whole()
     np.testing.assert_array_equal(found > 0, values > 0)
     np.testing.assert_allclose(found[0, 0, :2], [0.5, 1e-3], rtol=0.1)
-
-
-def test_a_large_catalogue_keeps_its_neighbours_exactly(trained: Trained) -> None:
-    """Beyond 65,536 items a row takes a third byte."""
-    near = trained.model.blend.neighbours
-    far = Neighbours(rows=near.rows * 70_000, values=near.values)
-    blend = replace(trained.model.blend, neighbours=far)
-    left = as_served(replace(trained.model, blend=blend), "int8").blend.neighbours
-    np.testing.assert_array_equal(left.rows, far.rows)
 
 
 def test_the_report_and_the_gate_speak_of_one_compression(trained: Trained, tmp_path: Path) -> None:
