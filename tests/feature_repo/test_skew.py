@@ -71,9 +71,9 @@ def serve(installation: Installation, log: list[Event]) -> Any:
     return store
 
 
-def simple(tmp_path: Path) -> tuple[Installation, Any]:
+def simple(tmp_path: Path, *more: Event) -> tuple[Installation, Any]:
     installation = Installation(state=StateDir(tmp_path), settings=FeatureSettings())
-    return installation, serve(installation, [event("a"), event("b", user_id="u2", event_type="purchase")])
+    return installation, serve(installation, [event("a"), event("b", user_id="u2", event_type="purchase"), *more])
 
 
 def ask(installation: Installation, store: Any, **asked: Any) -> SkewReport:
@@ -110,46 +110,38 @@ def overwrite(store: Any, view: View, user: str, **broken: Any) -> None:
     online.close()
 
 
-def test_a_value_that_is_wrong_online_is_found_with_its_user(tmp_path: Path) -> None:
-    installation, store = simple(tmp_path)
+def test_what_is_wrong_or_missing_online_is_found_with_its_user(tmp_path: Path) -> None:
+    installation, store = simple(tmp_path, event("c", user_id="u3"))
     overwrite(store, USER_ACTIVITY, "u2", visits_7d=4, mean_gap_days=2.0, tail_percentile=0.9)
     overwrite(store, USER_BEHAVIOR, "u1", history_item_ids=["i2"])
-    found = skewed(ask(installation, store))
-    assert set(found) == {
+    online = online_of(store)
+    online.erase("user_id", "u3")
+    values = USER_ACTIVITY.defaults()
+    online.load(USER_ACTIVITY, as_batch(USER_ACTIVITY, [Row(entity_id="ghost", event_time=NOW, values=values)]))
+    online.close()
+    found = skewed(ask(installation, store, users=["u1", "u2", "u3", "ghost", "nobody"]))
+    visits = found["user_activity.visits_7d"]
+    assert (visits.compared, visits.equal, visits.different, visits.largest) == (4, 1, 1, 3)
+    assert (visits.missing_online, visits.missing_offline) == (1, 1), "u3 was lost, and ghost never did anything"
+    largest = visits.examples[0]
+    assert (largest.user_id, largest.served, largest.offline) == ("u2", 4, 1)
+    assert {name for name, one in found.items() if one.different} == {
         "user_behavior.history_item_ids",
         "user_activity.visits_7d",
-        "user_activity.mean_gap_days",
         "user_activity.tail_percentile",
         "user_features.visits_7d",
-        "user_features.mean_gap_days",
     }
-    visits = found["user_activity.visits_7d"]
-    assert (visits.compared, visits.equal, visits.different, visits.largest) == (2, 1, 1, 3)
-    assert [(one.user_id, one.served, one.offline) for one in visits.examples] == [("u2", 4, 1)]
     assert found["user_activity.mean_gap_days"].missing_offline == 1
     done = command(tmp_path)
     assert done.exit_code == 1
-    line = "visits_7d: 2 compared, 1 equal, 1 different by up to 3; such as user u2 at 2026-03-01 12:00:01: online 4"
-    assert line in done.output
+    line = "visits_7d: 3 compared, 1 equal, 1 different by up to 3, 1 missing online; such as user u2 at 2026-03-01"
+    assert f"{line} 12:00:01: online 4, from the log 1" in done.output
     assert isinstance(done.exception, LongtailError)
-    assert "user_features.visits_7d, user_activity.tail_percentile, of the users u1, u2." in str(done.exception)
+    assert "user_activity.tail_percentile, of the users" in str(done.exception)
 
 
 def command(tmp_path: Path, *words: str) -> Result:
     return CliRunner().invoke(app, ["--state-dir", str(tmp_path), "features", "skew", *words])
-
-
-def test_a_lost_row_and_one_without_events_are_missing_on_one_side(tmp_path: Path) -> None:
-    installation, store = simple(tmp_path)
-    online = online_of(store)
-    online.erase("user_id", "u1")
-    values = USER_ACTIVITY.defaults()
-    online.load(USER_ACTIVITY, as_batch(USER_ACTIVITY, [Row(entity_id="ghost", event_time=NOW, values=values)]))
-    online.close()
-    found = skewed(ask(installation, store, users=["u1", "u2", "ghost", "nobody"]))
-    events = found["user_activity.events"]
-    assert (events.compared, events.missing_online, events.missing_offline) == (3, 1, 1)
-    assert found["user_behavior.history_item_ids"].missing_online == 1
 
 
 def test_a_late_event_is_skew_until_it_is_followed_and_a_new_user_waits(tmp_path: Path) -> None:
