@@ -26,7 +26,7 @@ VERDICTS: Final = {
     "positive": "more came back than would have",
     "negative": "fewer came back than would have",
     "not_shown": "no effect is shown",
-    "too_few": "too few users to tell",
+    "too_few": "too few users or returns to tell",
     "mismatch": "the arms are not of the sizes that were drawn: do not trust the difference",
 }
 

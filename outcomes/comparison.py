@@ -27,6 +27,7 @@ from outcomes.estimate import Estimate, Floats, around, unknown
 
 SRM_P: Final = 1e-3  # below it the arms are not what was drawn
 LEAST_USERS: Final = 20  # of an arm: below, nothing is told
+LEAST_EXPECTED: Final = 5.0  # outcomes in the smaller arm, if both were alike (Cochran 1954): below, neither is then
 
 TIGHTEST_USERS: Final = 1000
 
@@ -75,7 +76,8 @@ def compare(outcome: Floats, before: Floats, is_treated: Bools, propensity: Floa
     """All [users]. `before` is what was known of a user before; `propensity` that of being treated."""
     treated, users = int(is_treated.sum()), len(outcome)
     effect = always = unknown(confidence)
-    if min(treated, users - treated) >= LEAST_USERS:
+    smaller = min(treated, users - treated)
+    if smaller >= LEAST_USERS and smaller * np.count_nonzero(outcome) / users >= LEAST_EXPECTED:
         scores = _scores(_adjusted(outcome, before), is_treated, propensity)
         mean, deviation = float(scores.mean()), float(scores.std(ddof=1))
         effect = around(mean, deviation / math.sqrt(users), confidence)

@@ -76,6 +76,22 @@ def test_too_few_users_tell_nothing(treated: int, held_out: int) -> None:
     assert found.verdict in ("too_few", "mismatch")
 
 
+@pytest.mark.parametrize("rate", [0.01, 0.03, 0.1])
+def test_few_returns_tell_nothing_rather_than_too_much(rate: float) -> None:
+    """Where nothing has an effect, of logs of 200 users: an arm without a return would seem certain of it."""
+    rng = np.random.default_rng(5)
+    users, share = 200, 0.75
+    told = []
+    for _ in range(400):
+        outcome = (rng.random(users) < rate).astype(float)
+        treated = rng.random(users) < share
+        found = compare(outcome, np.zeros(users), treated, np.full(users, share), confidence=0.95)
+        if found.effect.low is not None and found.effect.high is not None:
+            told.append(found.effect.low <= 0 <= found.effect.high)
+    assert not told or np.mean(told) > 0.91
+    assert bool(told) == (rate >= 0.1)
+
+
 def test_more_users_narrow_what_holds_at_every_look() -> None:
     widths = [always_valid_width(users, 0.05) for users in (100, 1000, 10_000, 1_000_000)]
     assert widths == sorted(widths, reverse=True)
