@@ -83,10 +83,10 @@ def _show(report: dict[str, Any]) -> None:
         typer.echo(f"events of active users: {harm['change']:+.2%} ({harm['low']:+.2%} to {harm['high']:+.2%})")
     for name, found in (("with", report["intervals"]), ("without", report["null_intervals"])):
         if found["campaigns"]:
+            rightly = "" if not found["told"] else (f", and covers the truth in {found['coverage']:.1%} of these")
             typer.echo(
-                f"{found['campaigns']} campaigns {name} an effect: intervals cover the truth in "
-                f"{found['coverage']:.1%}, exclude 0 in {found['excluding_zero']:.1%}; an effect is claimed in "
-                f"{found['claims']:.1%}"
+                f"{found['campaigns']} campaigns {name} an effect: an interval is told of {found['told']}{rightly}; "
+                f"an effect is claimed in {found['claims']:.1%}"
             )
     typer.echo(f"{report['decisions']} decisions")
     for name, holds in report["checks"].items():

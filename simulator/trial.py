@@ -62,21 +62,24 @@ class TrialSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class Interval:
-    """What the activation report says of one campaign, and what is true of those it chose."""
+    """What the activation report says of one campaign, and what is true of those it chose; None: too few to tell."""
 
-    low: float
-    high: float
-    estimate: float
+    low: float | None
+    high: float | None
     truth: float
     verdict: str
 
     @property
+    def is_told(self) -> bool:
+        return self.low is not None and self.high is not None
+
+    @property
     def covers(self) -> bool:
-        return self.low <= self.truth <= self.high
+        return self.low is not None and self.high is not None and self.low <= self.truth <= self.high
 
     @property
     def excludes_zero(self) -> bool:
-        return self.low > 0 or self.high < 0
+        return self.low is not None and self.high is not None and (self.low > 0 or self.high < 0)
 
 
 @dataclass(kw_only=True)
@@ -237,11 +240,5 @@ def _intervals(state: StateDir, turns: Sequence[Turn], lift: Sequence[float]) ->
     for turn, truth in zip(turns, lift, strict=True):
         told = report["groups"][f"campaign {turn.campaign}"]["all"]
         effect = told["effect"]
-        if effect["value"] is not None:
-            found.append(
-                Interval(
-                    low=effect["low"], high=effect["high"], estimate=effect["value"], truth=truth,
-                    verdict=told["verdict"],
-                )
-            )  # fmt: skip
+        found.append(Interval(low=effect["low"], high=effect["high"], truth=truth, verdict=told["verdict"]))
     return found

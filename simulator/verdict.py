@@ -81,15 +81,16 @@ def _harm(trials: Trials) -> dict[str, Any]:
 
 
 def _intervals(trials: Trials) -> dict[str, Any]:
-    """Of longtail's reports: how often they cover the truth, and how often they claim an effect."""
+    """Of longtail's reports: in how many campaigns an effect is told, whether rightly, and how often it is claimed."""
     found: list[Interval] = [one for lived in trials.values() for one in lived[LONGTAIL].intervals]
-    verdicts = Counter(one.verdict for one in found)
+    told = [one for one in found if one.is_told]
     return {
         "campaigns": len(found),
-        "coverage": float(np.mean([one.covers for one in found])) if found else None,
-        "excluding_zero": float(np.mean([one.excludes_zero for one in found])) if found else None,
+        "told": len(told),
+        "coverage": float(np.mean([one.covers for one in told])) if told else None,
+        "excluding_zero": float(np.mean([one.excludes_zero for one in told])) if told else None,
         "claims": float(np.mean([one.verdict in ("positive", "negative") for one in found])) if found else None,
-        "verdicts": dict(verdicts),
+        "verdicts": dict(Counter(one.verdict for one in found)),
     }
 
 

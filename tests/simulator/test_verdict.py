@@ -9,8 +9,8 @@ from simulator.trial import LONGTAIL, NOBODY, POPULARITY, RELEVANCE, Interval, L
 from simulator.verdict import summarize
 
 
-def interval(truth: float, low: float, high: float, verdict: str = "not_shown") -> Interval:
-    return Interval(low=low, high=high, estimate=(low + high) / 2, truth=truth, verdict=verdict)
+def interval(truth: float, low: float | None, high: float | None, verdict: str = "not_shown") -> Interval:
+    return Interval(low=low, high=high, truth=truth, verdict=verdict)
 
 
 def lived(incremental: float, *, active: float = 10.0, intervals: list[Interval] | None = None) -> Lived:
@@ -63,6 +63,12 @@ def test_a_claim_where_nothing_is_true_is_counted() -> None:
     assert report["null_intervals"]["claims"] == pytest.approx(0.15)
     assert report["null_intervals"]["coverage"] == 0
     assert not report["checks"]["at most 5 % claims where a contact does nothing"]
+
+
+def test_what_is_not_told_covers_nothing_and_claims_nothing() -> None:
+    null = {seed: {LONGTAIL: lived(0, intervals=[interval(0, None, None, "too_few")])} for seed in range(5)}
+    found = summarize({}, null)["null_intervals"]
+    assert (found["campaigns"], found["told"], found["coverage"], found["claims"]) == (5, 0, None, 0.0)
 
 
 def test_one_broken_rule_is_one_too_many() -> None:
