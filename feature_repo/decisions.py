@@ -168,7 +168,8 @@ def find(directory: Path, decision_id: str) -> dict[str, Any] | None:
 def _rows_of(path: Path, decision_id: str) -> pa.Table:
     if path.suffix == OPEN_SUFFIX and path.exists():
         name = json.dumps(decision_id, ensure_ascii=False).encode()
-        found = [line for line in path.read_bytes().splitlines() if name in line and line.endswith(b"}")]
+        with path.open("rb") as lines:  # a line at a time: a segment may have 64 MB
+            found = [line for line in lines if name in line and line.endswith(b"}\n")]
         table = decode(found, where=path)
     else:
         closed = path.with_suffix(CLOSED_SUFFIX)
