@@ -102,7 +102,7 @@ def tune(
     out: Annotated[Path | None, typer.Option(help="Write the weights as sections for a policy.toml.")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Choose how much novelty weighs for each objective: as much as the ranking can afford.
+    """Choose for each objective how much novelty weighs, and in which share of the places: what the ranking can afford.
 
     Chosen on one half of the users, shown for the other half, beside pure relevance and the policy as it is.
 
@@ -118,12 +118,15 @@ def tune(
     if out is not None:
         out.write_text(policy_tuning.sections(tuned), "utf-8")
     if as_json:
-        weights = {name: getattr(tuned.objectives, name).novelty for name in losses}
-        typer.echo(json.dumps({"novelty": weights, "groups": report}, indent=2))
+        chosen = {name: policy_tuning.of_objective(tuned, name)._asdict() for name in losses}
+        typer.echo(json.dumps({"novelty": chosen, "groups": report}, indent=2))
         return
     for name in losses:
-        before, after = (getattr(one.objectives, name).novelty for one in (policy, tuned))
-        typer.echo(f"objectives.{name}.novelty: {before:g} → {after:g}")
+        before, after = (policy_tuning.of_objective(one, name) for one in (policy, tuned))
+        typer.echo(
+            f"objectives.{name}: novelty {before.weight:g} in {before.share:.0%} of the places → "
+            f"{after.weight:g} in {after.share:.0%}"
+        )
     _show_tuning(report)
     if out is not None:
         typer.echo(f"{out}")

@@ -48,14 +48,19 @@ class Position:
     diversity: float = 1.0
     propensity: float = 1.0
     is_exploration: bool = False
+    counts_novelty: bool = True
 
 
 def explore(
-    shown: list[Position], beyond: Sequence[int], values: Floats, scored: Scored, exploration: Exploration
+    shown: list[Position],
+    beyond: Sequence[int],
+    values: tuple[Floats, Floats],
+    scored: Scored,
+    exploration: Exploration,
 ) -> list[Position]:
     """Gives each of the last positions, with probability `rate`, to one of the items that follow the list.
 
-    `beyond` are those candidates; `values` [candidates] are of all.
+    `beyond` are those candidates; `values` [candidates] are of all, without novelty and with it.
     """
     slots = min(exploration.slots, len(shown) // 2)
     pool = beyond[: exploration.pool]
@@ -70,7 +75,11 @@ def explore(
                 replace(kept, propensity=1 - exploration.rate)
                 if drawn is None
                 else Position(
-                    candidate=drawn[0], value=float(values[drawn[0]]), propensity=drawn[1], is_exploration=True
+                    candidate=drawn[0],
+                    value=float(values[kept.counts_novelty][drawn[0]]),
+                    propensity=drawn[1],
+                    is_exploration=True,
+                    counts_novelty=kept.counts_novelty,
                 )
             )
     return explored

@@ -2,6 +2,7 @@
 
 value = relevance^w_r × novelty^(w_n × tail_percentile of the user) × fatigue^w_f × diversity^w_d
 
+- novelty counts in the last places of the list alone, `novelty_share` of them: what stands first is looked at most.
 - fatigue = 1 / (1 + exposures), each exposure without engagement counting less the longer ago it was.
 - diversity is the share of an item that those placed before it leave unexplained: the greedy solution of a
   determinantal point process whose items have correlation ρ within a category and none across. With n of the
@@ -14,7 +15,9 @@ from __future__ import annotations
 
 import heapq
 from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Final
 
 import numpy as np
@@ -34,6 +37,7 @@ class Weighting:
     relevance: float
     novelty: float  # the policy's weight × the user's tail percentile
     relevance_floor: float
+    novelty_share: float = 1.0  # of the places, the last: where novelty counts
     fatigue: float = 0.0
     diversity: float = 0.0
     category_correlation: float = 0.5
@@ -53,14 +57,33 @@ def arrange(scored: Scored, *, weighting: Weighting, limit: int, exploration: Ex
     values = value_of(scored, weighting)  # [candidates], diversity aside
     above = np.flatnonzero(scored.relevance >= weighting.relevance_floor)
     order = _best_first(values, above, scored)
-    shown, rest = _spread(order, values, scored, weighting, limit)
+    limit = min(limit, len(order))
+    first = places_without_novelty(limit, weighting)
+    plain, shown = values, list[Position]()
+    if first:
+        plain = value_of(scored, weighting, counts_novelty=False)
+        shown = _spread(_best_first(plain, above, scored), plain, scored, weighting, first, counts_novelty=False)
+    shown += _spread(_others(order, shown), values, scored, weighting, limit - first, after=shown)
     if exploration is not None:
-        shown = explore(shown, rest(exploration.pool), values, scored, exploration)
+        beyond = list(islice(_others(order, shown), exploration.pool))
+        shown = explore(shown, beyond, (plain, values), scored, exploration)
     return Slate(
         positions=tuple(shown),
         below_floor=len(scored.candidates) - len(order),
         below_limit=len(order) - len(shown),
     )
+
+
+def places_without_novelty(count: int, weighting: Weighting) -> int:
+    """The first places of a list of `count`.
+
+    >>> weighting = Weighting(relevance=1, novelty=1, relevance_floor=0, novelty_share=0.3)
+    >>> [places_without_novelty(count, weighting) for count in (1, 3, 5, 10)]
+    [1, 3, 4, 7]
+    """
+    if weighting.novelty == 0 or weighting.novelty_share >= 1:
+        return 0
+    return count - int(weighting.novelty_share * count + 1e-9)
 
 
 def _best_first(values: Floats, above: npt.NDArray[np.intp], scored: Scored) -> list[int]:
@@ -74,46 +97,67 @@ def _best_first(values: Floats, above: npt.NDArray[np.intp], scored: Scored) -> 
     return best
 
 
-class _Rest:
+def _others(order: list[int], shown: list[Position]) -> Iterator[int]:
     """The candidates that are in no position, best first."""
-
-    def __init__(self, order: list[int], shown: list[Position]) -> None:
-        self._order = order
-        self._shown = {position.candidate for position in shown}
-
-    def __call__(self, count: int) -> list[int]:
-        reach = self._order[: len(self._shown) + count]
-        if len(reach) < len(self._order) and not self._shown.issubset(reach):
-            reach = self._order
-        return [candidate for candidate in reach if candidate not in self._shown][:count]
+    taken = {position.candidate for position in shown}
+    return (candidate for candidate in order if candidate not in taken)
 
 
 def _spread(
-    order: list[int], values: Floats, scored: Scored, weighting: Weighting, limit: int
-) -> tuple[list[Position], _Rest]:
-    """The first `limit` positions, greedily by value × diversity. One line per category, so that heads compare."""
+    candidates: Iterable[int],
+    values: Floats,
+    scored: Scored,
+    weighting: Weighting,
+    limit: int,
+    *,
+    after: Sequence[Position] = (),
+    counts_novelty: bool = True,
+) -> list[Position]:
+    """`limit` positions `after` others, greedily by value × diversity, from candidates that are best first.
+
+    One line per category, so that heads compare.
+    """
     if weighting.diversity == 0 or weighting.category_correlation == 0:
-        shown = [Position(candidate=candidate, value=float(values[candidate])) for candidate in order[:limit]]
-        return shown, _Rest(order, shown)
+        return [
+            Position(candidate=candidate, value=float(values[candidate]), counts_novelty=counts_novelty)
+            for candidate in islice(candidates, limit)
+        ]
+    order = list(candidates)
     lines: defaultdict[int, list[int]] = defaultdict(list)
     categories: list[int] = scored.categories.tolist()
     for place, candidate in enumerate(order):
         lines[categories[candidate]].append(place)
-    value: list[float] = values[order].tolist()
-    heads = [(-value[line[0]], line[0], category, 0) for category, line in lines.items()]
+    placed: defaultdict[int, int] = defaultdict(int)
+    for position in after:
+        placed[categories[position.candidate]] += 1
+    placed[NO_CATEGORY] = 0
+    factors = [1.0]
+
+    def factor(category: int) -> float:
+        while len(factors) <= placed[category]:
+            factors.append(diversity_after(len(factors), weighting) ** weighting.diversity)
+        return factors[placed[category]]
+
+    value: list[float] = values.tolist()
+    heads = [(-value[order[line[0]]] * factor(category), line[0], category, 0) for category, line in lines.items()]
     heapq.heapify(heads)
-    factors, shown = [1.0], []
+    shown: list[Position] = []
     while heads and len(shown) < limit:
         negative, place, category, before = heapq.heappop(heads)
-        placed = 0 if category == NO_CATEGORY else before
-        shown.append(Position(candidate=order[place], value=-negative, diversity=diversity_after(placed, weighting)))
+        shown.append(
+            Position(
+                candidate=order[place],
+                value=-negative,
+                diversity=diversity_after(placed[category], weighting),
+                counts_novelty=counts_novelty,
+            )
+        )
+        if category != NO_CATEGORY:
+            placed[category] += 1
         if before + 1 < len(lines[category]):
-            if len(factors) <= before + 1:
-                factors.append(diversity_after(before + 1, weighting) ** weighting.diversity)
             following = lines[category][before + 1]
-            factor = 1.0 if category == NO_CATEGORY else factors[before + 1]
-            heapq.heappush(heads, (-value[following] * factor, following, category, before + 1))
-    return shown, _Rest(order, shown)
+            heapq.heappush(heads, (-value[order[following]] * factor(category), following, category, before + 1))
+    return shown
 
 
 def diversity_after(placed: int, weighting: Weighting) -> float:
@@ -126,10 +170,11 @@ def diversity_after(placed: int, weighting: Weighting) -> float:
     return float((1 - explained) ** 0.5)
 
 
-def value_of(scored: Scored, weighting: Weighting) -> Floats:
+def value_of(scored: Scored, weighting: Weighting, *, counts_novelty: bool = True) -> Floats:
     """Without the term of diversity, which depends on what else is shown."""
     value: Floats = _term(scored.relevance) ** weighting.relevance
-    value = value * _term(scored.novelty) ** weighting.novelty
+    if counts_novelty:
+        value = value * _term(scored.novelty) ** weighting.novelty
     if weighting.fatigue and scored.exposures.any():
         value = value * fatigue_of(scored.exposures) ** weighting.fatigue
     return value
@@ -152,8 +197,8 @@ def terms_of(scored: Scored, position: Position, weighting: Weighting) -> tuple[
         (
             "novelty",
             _term(scored.novelty[place]),
-            weighting.novelty,
-            "how few users know the item; counts more the less active the user",
+            weighting.novelty if position.counts_novelty else 0.0,
+            "how few users know the item; counts in the last places, more the less active the user",
         ),
         (
             "fatigue",

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from feature_repo.errors import LongtailError
 from serving.gateway.experiments import changed_experiments, variant
-from serving.gateway.policy_document import Policy
+from serving.gateway.policy_document import Policy, version_of
 
 SHIPPED: Final = Path(__file__).with_name("policy.toml")
 
@@ -52,14 +52,18 @@ def _problems(error: ValidationError) -> str:
 
 
 def from_archive(archive: Path, version: str) -> Policy:
-    """The policy of that version as it decided. Raises LongtailError when it was not kept."""
+    """The policy of that version as it decided. Raises LongtailError when it was not kept.
+
+    The hash is of the text: an older longtail's has fewer keys, and what it leaves out has the meaning of then.
+    """
     path = archive / f"{version.rpartition('@')[2]}.json"
     try:
-        policy = Policy.model_validate_json(path.read_text(encoding="utf-8"))
-    except (OSError, ValidationError) as error:
+        text = path.read_text(encoding="utf-8")
+        policy = Policy.model_validate_json(text)
+    except (OSError, UnicodeDecodeError, ValidationError) as error:
         raise LongtailError(f"the policy {version} is not kept as {path}: {error}") from error
-    if policy.version != version:
-        raise LongtailError(f"{path} is the policy {policy.version}, not {version}: another longtail wrote it")
+    if (found := version_of(policy.name, text)) != version:
+        raise LongtailError(f"{path} is the policy {found}, not {version}: it was changed after it decided")
     return policy
 
 

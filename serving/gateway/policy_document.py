@@ -87,18 +87,19 @@ class DiversitySection(Section):
 
 
 class ObjectiveSection(Section):
-    """Exponents of the terms."""
+    """Exponents of the terms, and the share of the list's places, the last, in which novelty counts."""
 
     relevance: Weight
     novelty: Weight
+    novelty_share: Annotated[float, Field(gt=0, le=1)] = 1.0
     fatigue: Weight = 1.0
     diversity: Weight = 0.0
 
 
 class Objectives(Section):
-    activate: ObjectiveSection = ObjectiveSection(relevance=1.0, novelty=0.05)
-    retain: ObjectiveSection = ObjectiveSection(relevance=1.0, novelty=0.02)
-    explore: ObjectiveSection = ObjectiveSection(relevance=1.0, novelty=0.02)
+    activate: ObjectiveSection = ObjectiveSection(relevance=1.0, novelty=1.0, novelty_share=0.4)
+    retain: ObjectiveSection = ObjectiveSection(relevance=1.0, novelty=1.0, novelty_share=0.2)
+    explore: ObjectiveSection = ObjectiveSection(relevance=1.0, novelty=1.0, novelty_share=0.3)
 
 
 class Caps(Section):
@@ -184,6 +185,11 @@ CHANNELS = {
 }
 
 
+def version_of(name: str, text: str) -> str:
+    """Of a policy as JSON."""
+    return f"{name}@{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+
+
 class Policy(Section):
     """One version of the policy; the defaults are those shipped."""
 
@@ -219,7 +225,7 @@ class Policy(Section):
     @cached_property
     def version(self) -> str:
         """The name and a hash of all that it says."""
-        return f"{self.name}@{hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:12]}"
+        return version_of(self.name, self.model_dump_json())
 
     @cached_property
     def variants(self) -> dict[tuple[str, ...], Policy]:

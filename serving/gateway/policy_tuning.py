@@ -1,8 +1,9 @@
 """How much novelty a policy can afford: weights chosen on one half of the users, judged on the other. Pure.
 
 The value is the gateway's, relevance^w_r × novelty^(w_n × tail percentile), without what an evaluation does not know:
-exposures, sources, exploration. For each objective the largest novelty weight is taken that costs the users of its
-states no more than a given share of the NDCG@10 of pure relevance.
+exposures, sources, exploration. For each objective that weight, and that share of the places in which it counts, are
+taken which raise novelty × distinct items most, of those that cost the users of its states no more than a given share
+of the NDCG@10 of pure relevance.
 """
 
 from __future__ import annotations
@@ -10,7 +11,8 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from itertools import product
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -22,11 +24,22 @@ from serving.gateway.policy import SMALLEST_TERM
 from serving.gateway.policy_document import Policy
 
 SHOWN: Final = 10
-WEIGHTS: Final = (0.0, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.65, 0.8, 1.0, 1.3, 1.6, 2.0)
+WEIGHTS: Final = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
+SHARES: Final = (0.1, 0.2, 0.3, 0.4, 0.5, 1.0)
 TAIL_FROM: Final = 0.2  # of the tail percentile: all but the most active fifth
 LEAST_USERS: Final = 50  # of an objective's states: below, its weight stays
 Bools = npt.NDArray[np.bool_]
 Integers = npt.NDArray[np.int64]
+
+
+class Novelty(NamedTuple):
+    """What an objective says of it; or, as arrays [users], each user's."""
+
+    weight: Any
+    share: Any
+
+
+NONE: Final = Novelty(0.0, 1.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,16 +111,22 @@ def read(table: pa.Table) -> tuple[Lists, Bools]:
     return lists, np.array([hashlib.blake2b(name.encode(), digest_size=1).digest()[0] % 2 == 0 for name in names])
 
 
-def show(lists: Lists, weights: Floats, *, relevance: float = 1.0) -> Shown:
-    """`weights` [users]: of novelty, before the user's tail percentile scales it."""
-    exponent = (weights * lists.tail)[lists.user]
-    value = np.maximum(lists.score, SMALLEST_TERM) ** relevance * np.maximum(lists.novelty, SMALLEST_TERM) ** exponent
-    order = np.lexsort((lists.item, -value, lists.user))
+def show(lists: Lists, novelty: Novelty) -> Shown:
+    """`novelty` is everyone's, or [users]: its weight before the user's tail percentile scales it."""
+    users = len(lists.states)
+    exponent = np.broadcast_to(novelty.weight * lists.tail, users)[lists.user]
+    plain = np.maximum(lists.score, SMALLEST_TERM)
+    value = plain * np.maximum(lists.novelty, SMALLEST_TERM) ** exponent
+    count = np.minimum(np.bincount(lists.user, minlength=users), SHOWN)
+    first = count - np.floor(novelty.share * count + 1e-9).astype(np.int64)  # [users], as the gateway has it
+    by_plain = np.lexsort((lists.item, -plain, lists.user))
+    is_first = np.zeros(len(lists.user), bool)
+    is_first[by_plain] = _place(lists.user[by_plain]) < first[lists.user[by_plain]]
+    order = np.lexsort((lists.item, -np.where(is_first, plain, value), ~is_first, lists.user))
     user = lists.user[order]
-    place = np.arange(len(user)) - np.searchsorted(user, user)
+    place = _place(user)
     top = order[place < SHOWN]
     rank, owner = place[place < SHOWN], user[place < SHOWN]
-    users = len(lists.states)
     gain = np.bincount(owner, weights=lists.is_target[top] / np.log2(rank + 2), minlength=users)
     ideal = np.cumsum(1 / np.log2(np.arange(SHOWN) + 2))
     best = ideal[np.clip(lists.targets, 1, SHOWN) - 1]
@@ -120,32 +139,51 @@ def show(lists: Lists, weights: Floats, *, relevance: float = 1.0) -> Shown:
     )
 
 
-def novelty_of(policy: Policy, states: npt.NDArray[np.object_]) -> Floats:
-    """The policy's novelty weight of each user, by state."""
-    known = {str(state): policy.objective(Objective.AUTO, state).novelty for state in Lifecycle}
-    return np.array([known[state] for state in states.tolist()], float)
+def _place(user: Integers) -> Integers:
+    """Of each row within those of its user, which follow each other: [rows]."""
+    return np.asarray(np.arange(len(user)) - np.searchsorted(user, user))
 
 
-def tune(lists: Lists, policy: Policy, most_loss: Mapping[str, float]) -> dict[str, float]:
-    """The novelty weight of each objective; one whose states have too few users keeps the policy's."""
+def of_objective(policy: Policy, objective: str) -> Novelty:
+    section = getattr(policy.objectives, objective)
+    return Novelty(section.novelty, section.novelty_share)
+
+
+def novelty_of(policy: Policy, states: npt.NDArray[np.object_]) -> Novelty:
+    """What the policy says for each user, by state: [users]."""
+    known = {str(state): policy.objective(Objective.AUTO, state) for state in Lifecycle}
+    found = [known[state] for state in states.tolist()]
+    return Novelty(np.array([one.novelty for one in found], float), np.array([one.novelty_share for one in found]))
+
+
+def tune(lists: Lists, policy: Policy, most_loss: Mapping[str, float]) -> dict[str, Novelty]:
+    """What each objective can afford; one whose states have too few users keeps what the policy says."""
     chosen = {}
     for objective, loss in most_loss.items():
         users = _with_objective(lists, policy, objective)
-        chosen[objective] = float(getattr(policy.objectives, objective).novelty)
-        if int(users.sum()) < LEAST_USERS:
-            continue
-        theirs = lists.of(users)
-        pure = show(theirs, np.zeros(len(theirs.states))).ndcg.mean()
-        allowed = [w for w in WEIGHTS if show(theirs, np.full(len(theirs.states), w)).ndcg.mean() >= pure * (1 - loss)]
-        chosen[objective] = max(allowed)
+        chosen[objective] = of_objective(policy, objective)
+        if int(users.sum()) >= LEAST_USERS:
+            chosen[objective] = _most(lists.of(users), loss)
     return chosen
 
 
-def with_novelty(policy: Policy, weights: Mapping[str, float]) -> Policy:
-    """The policy with other novelty weights, by objective."""
+def _most(lists: Lists, loss: float) -> Novelty:
+    everyone = np.ones(len(lists.states), bool)
+    pure = show(lists, NONE).summary(everyone)
+    best, reach = NONE, pure["novelty_bits"] * pure["distinct_items"]
+    for novelty in (Novelty(*one) for one in product(WEIGHTS, SHARES)):
+        found = show(lists, novelty).summary(everyone)
+        rise = found["novelty_bits"] * found["distinct_items"]
+        if found["ndcg"] >= pure["ndcg"] * (1 - loss) and rise > reach:
+            best, reach = novelty, rise
+    return best
+
+
+def with_novelty(policy: Policy, novelty: Mapping[str, Novelty]) -> Policy:
+    """The policy with other novelty, by objective."""
     sections = {
-        name: getattr(policy.objectives, name).model_copy(update={"novelty": weight})
-        for name, weight in weights.items()
+        name: getattr(policy.objectives, name).model_copy(update={"novelty": one.weight, "novelty_share": one.share})
+        for name, one in novelty.items()
     }
     return policy.model_copy(update={"objectives": policy.objectives.model_copy(update=sections)})
 
@@ -160,9 +198,8 @@ def sections(policy: Policy) -> str:
 
 def judge(lists: Lists, policies: Mapping[str, Policy]) -> dict[str, Any]:
     """By group of users: what pure relevance shows, and what each policy does."""
-    weights = {"relevance": np.zeros(len(lists.states))}
-    weights |= {name: novelty_of(policy, lists.states) for name, policy in policies.items()}
-    shown = {name: show(lists, of_user) for name, of_user in weights.items()}
+    novelty = {"relevance": NONE} | {name: novelty_of(policy, lists.states) for name, policy in policies.items()}
+    shown = {name: show(lists, of_user) for name, of_user in novelty.items()}
     groups = {
         "all": np.ones(len(lists.states), bool),
         "tail": lists.tail >= TAIL_FROM,

@@ -38,6 +38,7 @@ def weigh(wanted: Objective, user: User, policy: Policy, *, is_prior: bool) -> W
     return Weighting(
         relevance=objective.relevance,
         novelty=0.0 if is_prior else objective.novelty * user.tail_percentile,
+        novelty_share=objective.novelty_share,
         relevance_floor=0.0 if is_prior else policy.state(user.state).relevance_floor,
         fatigue=objective.fatigue,
         diversity=objective.diversity,

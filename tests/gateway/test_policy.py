@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from dataclasses import replace
 
 import numpy as np
 from hypothesis import given
@@ -46,12 +47,56 @@ def test_novelty_counts_as_much_as_its_weight() -> None:
     assert order(slate([0.9, 0.5], novelty=[0.1, 0.9], weighting=weighting)) == [1, 0]
 
 
+def test_novelty_counts_in_the_last_places_alone() -> None:
+    relevance, novelty = [0.9, 0.8, 0.7, 0.6, 0.1, 0.2], [0.1, 0.1, 0.1, 0.1, 0.9, 0.8]
+    weighting = Weighting(relevance=1.0, novelty=2.0, relevance_floor=0.0, novelty_share=0.5)
+    assert order(slate(relevance, novelty=novelty, weighting=weighting, limit=4)) == [0, 1, 5, 4]
+    assert order(slate(relevance, novelty=novelty, weighting=weighting, limit=1)) == [0]
+    assert order(slate(relevance, novelty=novelty, weighting=replace(weighting, novelty_share=1.0), limit=4)) == [
+        5,
+        4,
+        0,
+        1,
+    ]
+
+
+def test_the_last_places_are_spread_after_the_first() -> None:
+    """Item 3 is the most novel, but of the category that the first place has."""
+    weighting = Weighting(
+        relevance=1.0, novelty=1.0, relevance_floor=0.0, novelty_share=0.75, diversity=4.0, category_correlation=0.9
+    )
+    relevance, novelty = [0.9, 0.8, 0.5, 0.5], [0.1, 0.1, 0.8, 0.9]
+    found = slate(relevance, novelty=novelty, categories=[1, 1, 2, 1], weighting=weighting, limit=4)
+    assert order(found) == [0, 2, 3, 1]
+    assert [position.diversity < 1 for position in found.positions] == [False, False, True, True]
+
+
 def test_value_is_the_product_of_its_terms() -> None:
     weighting = Weighting(relevance=2.0, novelty=0.5, relevance_floor=0.0, fatigue=1.0, diversity=2.0)
     given = scored([0.6, 0.5], novelty=[0.25, 0.25], exposures=[1.0, 0.0], categories=[1, 1])
     assert np.isclose(value_of(given, weighting)[0], 0.6**2 * 0.25**0.5 * 0.5)
-    found = arrange(given, weighting=weighting, limit=2, exploration=None)
-    assert order(found) == [1, 0]
+    assert order(arrange(given, weighting=weighting, limit=2, exploration=None)) == [1, 0]
+
+
+@given(
+    st.lists(st.tuples(st.floats(0.01, 1), st.floats(0.01, 1), st.integers(0, 2)), min_size=1, max_size=20),
+    st.sampled_from([0.0, 0.5]),
+    st.floats(0.01, 1),
+    st.floats(0, 1),
+    st.integers(1, 8),
+)
+def test_the_value_of_each_place_is_the_product_of_its_terms(
+    candidates: list[tuple[float, float, int]], diversity: float, share: float, novelty: float, limit: int
+) -> None:
+    weighting = Weighting(
+        relevance=2.0, novelty=novelty, relevance_floor=0.0, novelty_share=share, fatigue=1.0, diversity=diversity
+    )
+    given = scored(
+        [one for one, _, _ in candidates],
+        novelty=[one for _, one, _ in candidates],
+        categories=[one for _, _, one in candidates],
+    )
+    found = arrange(given, weighting=weighting, limit=limit, exploration=explores(rate=0.5))
     for position in found.positions:
         terms = terms_of(given, position, weighting)
         assert np.isclose(np.prod([term.value**term.weight for term in terms]), position.value)
@@ -124,16 +169,22 @@ explorations = st.none() | st.builds(
     candidates=st.lists(st.tuples(shares, shares), max_size=40),
     floor=st.floats(0, 0.9),
     novelty=st.floats(0, 3),
+    share=st.floats(0.01, 1),
     limit=st.integers(1, 50),
     exploration=explorations,
 )
 def test_ranked_and_not_ranked_are_all_candidates(
-    candidates: list[tuple[float, float]], floor: float, novelty: float, limit: int, exploration: Exploration | None
+    candidates: list[tuple[float, float]],
+    floor: float,
+    novelty: float,
+    share: float,
+    limit: int,
+    exploration: Exploration | None,
 ) -> None:
     found = slate(
         [relevance for relevance, _ in candidates],
         novelty=[share for _, share in candidates],
-        weighting=Weighting(relevance=1.0, novelty=novelty, relevance_floor=floor),
+        weighting=Weighting(relevance=1.0, novelty=novelty, relevance_floor=floor, novelty_share=share),
         limit=limit,
         exploration=exploration,
     )

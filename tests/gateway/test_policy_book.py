@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from feature_repo.lifecycle import Lifecycle
 from longtail.activation.v1 import activation_pb2 as pb
 from serving.gateway.domain import Objective
 from serving.gateway.policy_book import SHIPPED, PolicyBook, from_archive, parse
-from serving.gateway.policy_document import Policy
+from serving.gateway.policy_document import Policy, version_of
 from tests.gateway.conftest import Start
 from tests.gateway.fakes import World
 
@@ -127,6 +128,20 @@ def test_each_policy_is_kept_before_it_decides(tmp_path: Path) -> None:
     assert from_archive(tmp_path / "kept", book.policy.version) == book.policy
     with pytest.raises(LongtailError, match="is not kept"):
         from_archive(tmp_path / "kept", "other@123")
+
+
+def test_a_policy_kept_by_an_older_longtail_means_what_it_did(tmp_path: Path) -> None:
+    document = Policy().model_dump(mode="json")
+    for objective in document["objectives"].values():
+        del objective["novelty_share"]
+    text = json.dumps(document)
+    version = version_of("activation", text)
+    path = tmp_path / f"{version.rpartition('@')[2]}.json"
+    path.write_text(text)
+    assert from_archive(tmp_path, version).objectives.activate.novelty_share == 1.0
+    path.write_text(text.replace("0.05", "0.06"))
+    with pytest.raises(LongtailError, match="changed after it decided"):
+        from_archive(tmp_path, version)
 
 
 def test_an_experiment_changed_while_running_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -16,9 +16,10 @@ from feature_repo.lifecycle import Lifecycle
 from feature_repo.ranked_candidates import COLUMNS
 from serving.gateway import policy_tuning
 from serving.gateway.domain import Objective
-from serving.gateway.policy import Weighting, value_of
+from serving.gateway.policy import Weighting, arrange
 from serving.gateway.policy_book import parse
 from serving.gateway.policy_document import Policy
+from serving.gateway.policy_tuning import Novelty
 from tests.gateway.fakes import scored as scored_as
 
 USERS = 240
@@ -39,21 +40,32 @@ def table(*, novelty_costs: bool, seed: int = 0, state: str = "dormant") -> pa.T
     return pa.table(rows)
 
 
-def tuned(made: pa.Table) -> dict[str, float]:
+def tuned(made: pa.Table) -> dict[str, Novelty]:
     lists, chooses = policy_tuning.read(made)
     return policy_tuning.tune(lists.of(chooses), Policy(), {"activate": 0.05, "retain": 0.01})
 
 
 def test_novelty_that_costs_nothing_is_taken() -> None:
-    assert tuned(table(novelty_costs=False))["activate"] == max(policy_tuning.WEIGHTS)
+    assert tuned(table(novelty_costs=False))["activate"] == Novelty(max(policy_tuning.WEIGHTS), 1.0)
 
 
 def test_novelty_that_costs_the_ranking_is_not() -> None:
-    assert tuned(table(novelty_costs=True))["activate"] < 0.1
+    found = tuned(table(novelty_costs=True))["activate"]
+    assert found.weight == 0 or found.share <= 0.2
+
+
+def test_where_only_the_first_places_matter_novelty_goes_into_the_others() -> None:
+    made = table(novelty_costs=False)
+    is_best = np.arange(len(made)) % 40 == 0
+    made = made.set_column(made.column_names.index("is_target"), "is_target", pa.array(is_best))
+    bits = np.where(is_best, 0.5, made["novelty_bits"].to_numpy())
+    found = tuned(made.set_column(made.column_names.index("novelty_bits"), "novelty_bits", pa.array(bits)))["activate"]
+    assert found.weight > 0
+    assert 0.4 <= found.share < 1
 
 
 def test_without_users_of_its_states_an_objective_stays() -> None:
-    assert tuned(table(novelty_costs=False))["retain"] == Policy().objectives.retain.novelty
+    assert tuned(table(novelty_costs=False))["retain"] == policy_tuning.of_objective(Policy(), "retain")
 
 
 def test_one_half_chooses_and_the_other_judges() -> None:
@@ -65,28 +77,33 @@ def test_one_half_chooses_and_the_other_judges() -> None:
     assert set(mine.user.tolist()) == set(range(len(mine.states)))
 
 
-def test_the_value_is_the_gateways() -> None:
+@pytest.mark.parametrize("share", [0.1, 0.3, 0.55, 1.0])
+def test_the_list_is_the_gateways(share: float) -> None:
     lists, _ = policy_tuning.read(table(novelty_costs=True))
     one = lists.of(np.arange(USERS) == 5)
-    shown = policy_tuning.show(one, np.array([0.7]))
-    scored = scored_as(one.score.tolist(), novelty=one.novelty.tolist())
-    value = value_of(scored, Weighting(relevance=1.0, novelty=0.7 * 0.9, relevance_floor=0.0))
-    assert shown.item.tolist() == one.item[np.argsort(-value)[:10]].tolist()
+    shown = policy_tuning.show(one, Novelty(0.7, share))
+    slate = arrange(
+        scored_as(one.score.tolist(), novelty=one.novelty.tolist()),
+        weighting=Weighting(relevance=1.0, novelty=0.7 * 0.9, relevance_floor=0.0, novelty_share=share),
+        limit=10,
+        exploration=None,
+    )
+    assert shown.item.tolist() == [one.item[position.candidate] for position in slate.positions]
 
 
 def test_users_without_a_hit_and_short_lists_count() -> None:
     made = table(novelty_costs=True).slice(0, 6)  # six candidates of one user
     lists, _ = policy_tuning.read(made)
-    shown = policy_tuning.show(lists, np.zeros(1))
+    shown = policy_tuning.show(lists, Novelty(0.1, 0.5))
     assert len(shown.item) == 6
     assert 0 <= shown.ndcg[0] <= 1
 
 
 def test_the_tuned_sections_are_a_policy() -> None:
-    changed = policy_tuning.with_novelty(Policy(), {"activate": 0.8, "retain": 0.15})
+    changed = policy_tuning.with_novelty(Policy(), {"activate": Novelty(0.8, 0.4), "retain": Novelty(0.15, 1.0)})
     read = parse(policy_tuning.sections(changed), where="tuned")
     assert read.objectives == changed.objectives
-    assert read.objective(Objective.AUTO, Lifecycle.DORMANT).novelty == 0.8
+    assert read.objective(Objective.AUTO, Lifecycle.DORMANT).novelty_share == 0.4
 
 
 def test_the_command_writes_weights_and_says_what_they_do(tmp_path: Path) -> None:
@@ -94,8 +111,9 @@ def test_the_command_writes_weights_and_says_what_they_do(tmp_path: Path) -> Non
     pq.write_table(table(novelty_costs=False), file)
     ended = CliRunner().invoke(app, ["policy", "tune", str(file), "--out", str(out)])
     assert ended.exit_code == 0, ended.output
-    assert "objectives.activate.novelty: 0.05 → 2" in ended.output
-    assert tomllib.loads(out.read_text())["objectives"]["activate"]["novelty"] == 2.0
+    assert "→ 2 in 100%" in ended.output
+    written = tomllib.loads(out.read_text())["objectives"]["activate"]
+    assert (written["novelty"], written["novelty_share"]) == (2.0, 1.0)
 
 
 @pytest.mark.parametrize("made", [None, pa.table({"user_id": ["u"]}), table(novelty_costs=True).slice(0, 0)])

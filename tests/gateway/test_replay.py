@@ -22,7 +22,7 @@ from serving.gateway.domain import Objective, Query, Ranking, User, UserId
 from serving.gateway.experiments import assign
 from serving.gateway.policy_book import parse
 from serving.gateway.policy_document import Policy
-from serving.gateway.policy_tuning import with_novelty
+from serving.gateway.policy_tuning import Novelty, with_novelty
 from serving.gateway.replay import explained, replay
 from serving.gateway.settings import Sync
 from serving.gateway.slate import fill, seed_of, unit_of
@@ -104,7 +104,7 @@ def test_a_line_of_the_first_version_is_read_and_computed_again() -> None:
     (decision,) = decisions.decode(path.read_bytes().splitlines(), where=path).to_pylist()
     assert decision["candidate_categories"][:3] == ["", "a", "b"]
     assert len(decision["items"]) == 6
-    then = with_novelty(POLICY, {"activate": 0.5, "retain": 0.1, "explore": 0.05})
+    then = with_novelty(POLICY, {"activate": Novelty(0.5, 1), "retain": Novelty(0.1, 1), "explore": Novelty(0.05, 1)})
     assert replay(decision, then).is_identical
 
 
