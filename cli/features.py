@@ -193,6 +193,7 @@ def materialize(
     from cli.data import reporting
     from feature_repo import quality
     from feature_repo.materialize import materialize as load
+    from feature_repo.materialize import memory_advice
     from feature_repo.store import open_store
 
     settings: Settings = context.obj
@@ -215,6 +216,8 @@ def materialize(
         notes += f", {view.older} older than --since" if view.older else ""
         notes += f"; the first {view.resumed_at} by the run that was broken off" if view.resumed_at else ""
         typer.echo(f"  {view.view}: {view.written} of {view.rows} rows written{notes}")
+    if advice := memory_advice(settings.state, store):
+        typer.echo(f"note: {advice}", err=True)
 
 
 @group.command()

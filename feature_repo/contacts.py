@@ -8,7 +8,7 @@ from ibis import _
 from feature_repo import facts
 from feature_repo.contract import CONTACT_LENGTH, EXPOSED_LENGTH
 from feature_repo.events import CONTACT, CONTACT_TYPES, EXPOSURE, OPT_IN, OPT_OUT
-from feature_repo.expressions import KEYS, complete, lists, microseconds
+from feature_repo.expressions import KEYS, complete, gaps, lists, microseconds, places
 from feature_repo.lifecycle import DAY_S
 from feature_repo.settings import FeatureSettings
 from feature_repo.views import COUNT_WINDOWS_DAYS, Past, beside
@@ -33,8 +33,10 @@ def user_contacts_rows(past: Past, engaged: ibis.Table, spine: ibis.Table) -> ib
     of_channels = past.rows.filter(past.rows.event_type.isin(CONTACT_TYPES))
     of_channels = of_channels.mutate(channel=of_channels.surface)
     last = _recent_contacts(of_channels, past)
-    rows = complete(spine, _contacts(last, past), past.keys)
-    for more in (_per_channel(last, past), _choices(of_channels, past), _exposed_in_vain(past, engaged)):
+    recent = beside(_contacts(last, past), _per_channel(last, past), past.keys)
+    recent = recent.mutate(contact_channel_places=places(recent.contact_channels, recent.channels))
+    rows = complete(spine, recent.drop("contact_channels"), past.keys)
+    for more in (_opt_outs(of_channels, past), _exposed_in_vain(past, engaged)):
         rows = beside(rows, complete(spine, more, past.keys), past.keys)
     return rows
 
@@ -46,13 +48,13 @@ def _recent_contacts(of_channels: ibis.Table, past: Past) -> ibis.Table:
 
 
 def _contacts(last: ibis.Table, past: Past) -> ibis.Table:
-    return lists(last, order="place", keys=past.keys, contact_channels=last.channel, contact_unix_s=last.unix_s)
+    rows = lists(last, order="place", keys=past.keys, contact_channels=last.channel, contact_unix_s=last.unix_s)
+    return rows.mutate(contact_gaps_s=gaps(rows.contact_unix_s)).drop("contact_unix_s")
 
 
 def _per_channel(last: ibis.Table, past: Past) -> ibis.Table:
     aged = last.mutate(age_s=past.age_s(_.unix_s))
     by_channel = aged.group_by([*past.keys, "channel"]).agg(
-        last_unix_s=_.unix_s.max(),
         **{f"n{days}": _.count(where=_.age_s <= days * DAY_S) for days in COUNT_WINDOWS_DAYS},
     )
     return lists(
@@ -63,27 +65,17 @@ def _per_channel(last: ibis.Table, past: Past) -> ibis.Table:
         contacts_1d=by_channel.n1,
         contacts_7d=by_channel.n7,
         contacts_30d=by_channel.n30,
-        last_contact_unix_s=by_channel.last_unix_s,
     )
 
 
-def _choices(of_channels: ibis.Table, past: Past) -> ibis.Table:
+def _opt_outs(of_channels: ibis.Table, past: Past) -> ibis.Table:
     chosen = of_channels.filter(_.event_type.isin((OPT_OUT, OPT_IN))).group_by([*past.keys, "channel"])
     last = chosen.agg(
-        unix_s=_.unix_s.max(),
         out_unix_s=_.unix_s.max(where=_.event_type == OPT_OUT),
         in_unix_s=_.unix_s.max(where=_.event_type == OPT_IN),
     )
     is_out = last.out_unix_s.notnull() & (last.in_unix_s.isnull() | (last.out_unix_s >= last.in_unix_s))
-    every = lists(
-        last,
-        order="channel",
-        keys=past.keys,
-        choice_channels=last.channel,
-        choice_unix_s=last.unix_s,
-        opted_out_channels=ibis.cases((is_out, last.channel)),
-    )
-    return every.mutate(opted_out_channels=every.opted_out_channels.filter(lambda channel: channel.notnull()))
+    return lists(last.filter(is_out), order="channel", keys=past.keys, opted_out_channels=last.channel)
 
 
 def _exposed_in_vain(past: Past, engaged: ibis.Table) -> ibis.Table:
@@ -97,7 +89,7 @@ def _exposed_in_vain(past: Past, engaged: ibis.Table) -> ibis.Table:
     by_item = in_vain.group_by(pair).agg(shown=_.count(), unix_s=_.unix_s.max())
     place = ibis.row_number().over(group_by=past.keys, order_by=[ibis.desc("unix_s"), ibis.asc("item_id")])
     last = by_item.mutate(place=place).filter(_.place < EXPOSED_LENGTH)
-    return lists(
+    rows = lists(
         last,
         order="place",
         keys=past.keys,
@@ -105,3 +97,4 @@ def _exposed_in_vain(past: Past, engaged: ibis.Table) -> ibis.Table:
         exposed_counts=last.shown,
         exposed_unix_s=last.unix_s,
     )
+    return rows.mutate(exposed_gaps_s=gaps(rows.exposed_unix_s)).drop("exposed_unix_s")

@@ -17,6 +17,7 @@ CONTACT_LENGTH: Final = 50  # contacts kept per user, newest first
 EXPOSED_LENGTH: Final = 20  # items shown in vain kept per user, newest first
 NEIGHBOR_LENGTH: Final = 50  # neighbours kept per item, best first
 AFFINITY_LENGTH: Final = 5  # categories kept per user, best first
+GAPS: Final = "s since 1970 UTC, then s between"  # the unit of `packed_lists.gaps`
 
 
 class Dtype(StrEnum):
@@ -89,19 +90,19 @@ USER_BEHAVIOR: Final = View(
             max_length=HISTORY_LENGTH,
         ),
         _feature(
-            "history_event_types",
-            Dtype.STRINGS,
-            "event_type",
+            "history_type_places",
+            Dtype.INT64S,
+            "place in `count_event_types`",
             [],
-            "Their event types, same order.",
+            "Their event types, same order; 0 is the first of `count_event_types`.",
             max_length=HISTORY_LENGTH,
         ),
         _feature(
-            "history_unix_s",
+            "history_gaps_s",
             Dtype.INT64S,
-            "s since 1970 UTC",
+            GAPS,
             [],
-            "Their times, same order.",
+            "Their times, same order: when the newest was, then how long before the one before it each was.",
             max_length=HISTORY_LENGTH,
         ),
         _feature(
@@ -282,27 +283,19 @@ USER_CONTACTS: Final = View(
             "contacts_30d", Dtype.INT64S, "contacts", [], "Likewise in the last 30 days.", max_length=CONTACT_LENGTH
         ),
         _feature(
-            "last_contact_unix_s",
+            "contact_channel_places",
             Dtype.INT64S,
-            "s since 1970 UTC",
+            "place in `channels`",
             [],
-            "The last contact on each channel.",
+            "Channels of the last 50 contacts, newest first; 0 is the first of `channels`.",
             max_length=CONTACT_LENGTH,
         ),
         _feature(
-            "contact_channels",
-            Dtype.STRINGS,
-            "channel",
-            [],
-            "Channels of the last 50 contacts, newest first.",
-            max_length=CONTACT_LENGTH,
-        ),
-        _feature(
-            "contact_unix_s",
+            "contact_gaps_s",
             Dtype.INT64S,
-            "s since 1970 UTC",
+            GAPS,
             [],
-            "Their times, same order.",
+            "Their times, same order, as in `history_gaps_s`; the first is the last contact.",
             max_length=CONTACT_LENGTH,
         ),
         _feature(
@@ -312,8 +305,6 @@ USER_CONTACTS: Final = View(
             [],
             'Channels whose last choice is an opt-out, by name; "" is every channel.',
         ),
-        _feature("choice_channels", Dtype.STRINGS, "channel", [], "Channels with an opt-out or opt-in, by name."),
-        _feature("choice_unix_s", Dtype.INT64S, "s since 1970 UTC", [], "The last choice of each."),
         _feature(
             "exposed_item_ids",
             Dtype.STRINGS,
@@ -331,11 +322,11 @@ USER_CONTACTS: Final = View(
             max_length=EXPOSED_LENGTH,
         ),
         _feature(
-            "exposed_unix_s",
+            "exposed_gaps_s",
             Dtype.INT64S,
-            "s since 1970 UTC",
+            GAPS,
             [],
-            "When each was last shown.",
+            "When each was last shown, as in `history_gaps_s`.",
             max_length=EXPOSED_LENGTH,
         ),
     ),
@@ -438,18 +429,19 @@ VIEWS: Final = (
     ITEM_STATS,
     ITEM_NEIGHBORS,
 )
-# Lists of one row that go together, and how long they may be; times among them are newest first where `True`.
+# Lists of one row that go together, and how long they may be.
 ALIGNED: Final = (
-    (HISTORY_LENGTH, True, ("history_item_ids", "history_event_types", "history_unix_s")),
-    (HISTORY_LENGTH, False, ("count_event_types", "counts_1d", "counts_7d", "counts_30d")),
-    (None, False, ("affinity_categories", "affinity_shares")),
-    (CONTACT_LENGTH, False, ("channels", "contacts_1d", "contacts_7d", "contacts_30d", "last_contact_unix_s")),
-    (CONTACT_LENGTH, True, ("contact_channels", "contact_unix_s")),
-    (None, False, ("choice_channels", "choice_unix_s")),
-    (EXPOSED_LENGTH, True, ("exposed_item_ids", "exposed_counts", "exposed_unix_s")),
-    (NEIGHBOR_LENGTH, False, ("neighbor_item_ids", "neighbor_scores")),
-    (NEIGHBOR_LENGTH, False, ("content_item_ids", "content_scores")),
+    (HISTORY_LENGTH, ("history_item_ids", "history_type_places", "history_gaps_s")),
+    (HISTORY_LENGTH, ("count_event_types", "counts_1d", "counts_7d", "counts_30d")),
+    (None, ("affinity_categories", "affinity_shares")),
+    (CONTACT_LENGTH, ("channels", "contacts_1d", "contacts_7d", "contacts_30d")),
+    (CONTACT_LENGTH, ("contact_channel_places", "contact_gaps_s")),
+    (EXPOSED_LENGTH, ("exposed_item_ids", "exposed_counts", "exposed_gaps_s")),
+    (NEIGHBOR_LENGTH, ("neighbor_item_ids", "neighbor_scores")),
+    (NEIGHBOR_LENGTH, ("content_item_ids", "content_scores")),
 )
+# Lists of places, and the list of the same row that they are places in.
+PLACES: Final = {"history_type_places": "count_event_types", "contact_channel_places": "channels"}
 USER_VIEWS: Final = tuple(view for view in VIEWS if view.entity == "user_id")
 
 

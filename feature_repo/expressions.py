@@ -33,6 +33,16 @@ def lists(rows: ibis.Table, *, order: str, keys: Sequence[str] = KEYS, **columns
     return grouped.select(*keys, **{name: entries.map(lambda entry, name=name: entry[name]) for name in columns})
 
 
+def gaps(times: ibis.Value) -> ibis.Value:
+    """`packed_lists.gaps` of a column of lists."""
+    return times.map(lambda time, place: ibis.cases((place == 0, time), else_=times[place - 1] - time))
+
+
+def places(words: ibis.Value, listed: ibis.Value) -> ibis.Value:
+    """`packed_lists.places` of two columns of lists."""
+    return words.map(lambda word: listed.index(word))  # noqa: PLW0108  Ibis names what it passes
+
+
 def complete(spine: ibis.Table, rows: ibis.Table, keys: Sequence[str] = KEYS) -> ibis.Table:
     """One row per spine row; empty lists where there is nothing."""
     joined = left_join(spine, rows, keys)

@@ -12,18 +12,20 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from feature_repo.build import offline_file
-from feature_repo.contract import VIEWS, View
+from feature_repo.contract import USER_VIEWS, VIEWS, View
 from feature_repo.layout import StateDir
 from feature_repo.loading import Loaded, LoadingRecord, chunks, load_chunks, one_at_a_time
 from feature_repo.online import EVENT_TIMESTAMP, online_of, unix_seconds
+from feature_repo.online_redis import RedisOnline
 from feature_repo.settings import MaterializeSettings
-from feature_repo.store import FeatureStoreError
+from feature_repo.store import FeatureStoreError, redis_url, registered_view
 from feature_repo.tabular import Report, silent
 
 if TYPE_CHECKING:
     from feast import FeatureStore
 
 COUNTED_ROWS: Final = 100_000  # rows read back per view; beyond it, that many spread evenly
+ENCODED_USERS: Final = 50  # looked at for how Redis keeps them
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,8 +83,33 @@ def materialize(
     built = [view for view in VIEWS if offline_file(state, view).exists()]
     if not built:
         raise FeatureStoreError(f"there is nothing to load in {state.features}; run `longtail features build`")
+    for view in built:
+        registered_view(store, view)
     with one_at_a_time(state):
         return [job.materialize(view, full=full) for view in built]
+
+
+def memory_advice(state: StateDir, store: FeatureStore) -> str:
+    """What to do where Redis keeps users as hash tables, which take twice the memory; empty where it does not."""
+    view = next((view for view in USER_VIEWS if offline_file(state, view).exists()), None)
+    if view is None or store.config.online_store.type != "redis":
+        return ""
+    _, batch = next(chunks(offline_file(state, view), [view.entity]), (0, None))
+    users = [] if batch is None else batch.column(view.entity).to_pylist()[:ENCODED_USERS]
+    online = RedisOnline(redis_url(store.config.online_store.connection_string))
+    try:
+        loose = online.encodings(view, users).count("hashtable")
+    except FeatureStoreError:  # not worth failing for: the rows are in
+        return ""
+    finally:
+        online.close()
+    if not loose:
+        return ""
+    return (
+        f"Redis keeps {loose} of {len(users)} users looked at as hash tables, which take twice the memory: set "
+        "hash-max-listpack-value to 4096 (hash-max-ziplist-value before Redis 7), or more for longer item ids. "
+        "Users who are there already change when Redis restarts or is filled anew"
+    )
 
 
 def check(state: StateDir, store: FeatureStore) -> list[Freshness]:

@@ -102,6 +102,14 @@ class RedisOnline:
         found = self._pipe.send(_payload(packed), len(keys))
         return np.array([0 if time is None else _unix_s(time) for time in found], np.int64)
 
+    def encodings(self, view: View, entity_ids: Sequence[str]) -> list[str]:
+        """How Redis keeps the hash of each entity that has one: hashtable, listpack, or ziplist before Redis 7."""
+        if not entity_ids:
+            return []
+        asked = (command(b"OBJECT", b"ENCODING", _key(view.entity, each)) for each in entity_ids)
+        found = self._pipe.send(b"".join(asked), len(entity_ids))
+        return [each.decode() for each in found if each is not None]
+
     def erase(self, entity: str, entity_id: str) -> dict[str, int]:
         key = _key(entity, entity_id)
         counts = {}

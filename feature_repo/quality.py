@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 from feature_repo import drift
 from feature_repo.build import EVENT_TIMESTAMP, offline_file
-from feature_repo.contract import ALIGNED, VIEWS, Dtype, Feature, View
+from feature_repo.contract import ALIGNED, GAPS, PLACES, VIEWS, Dtype, Feature, View
 from feature_repo.drift import Distribution
 from feature_repo.errors import LongtailError
 from feature_repo.layout import StateDir
@@ -193,7 +193,7 @@ def _rules(view: View) -> Iterator[tuple[str, str, str]]:
     for feature in view.features:
         yield from ((feature.name, rule, condition) for rule, condition in _of_feature(feature))
     names = view.feature_names()
-    for length, is_newest_first, group in ALIGNED:
+    for length, group in ALIGNED:
         if group[0] not in names:
             continue
         lists = [quoted(name) for name in group]
@@ -204,8 +204,10 @@ def _rules(view: View) -> Iterator[tuple[str, str, str]]:
         )
         if length is not None:
             yield group[0], f"must have at most {length} entries", f"len({lists[0]}) <= {length}"
-        if is_newest_first:
-            yield group[-1], "must be newest first", f"{lists[-1]} = list_reverse_sort({lists[-1]})"
+    for name, listed in PLACES.items():
+        if name in names:
+            words, place = f"len({quoted(listed)})", quoted(name)
+            yield name, f"must be places in {listed}", f"list_min({place}) >= 0 AND list_max({place}) < {words}"
 
 
 def _of_feature(feature: Feature) -> Iterator[tuple[str, str]]:
@@ -221,7 +223,10 @@ def _of_feature(feature: Feature) -> Iterator[tuple[str, str]]:
         yield "must be from 0 to 1", f"{low} >= {-_ROUNDING} AND {high} <= {1 + _ROUNDING}"
     if feature.unit in _NOT_NEGATIVE:
         yield "must not be negative", f"{low} >= {-_ROUNDING}"
-    if feature.unit.startswith("s since"):
+    if feature.unit == GAPS:
+        yield "must be newest first", f"{low} >= 0"
+        yield "must not be later than the row's time", f"{name}[1] <= epoch({EVENT_TIMESTAMP})"
+    elif feature.unit.startswith("s since"):
         yield "must not be later than the row's time", f"{high} <= epoch({EVENT_TIMESTAMP})"
     if feature.unit == "lifecycle":
         yield f"must be one of {', '.join(Lifecycle)}", f"{name} IN ({', '.join(map(literal, Lifecycle))})"

@@ -17,6 +17,7 @@ from feature_repo import decisions
 from feature_repo.contract import MODEL_USER_FEATURES, USER_ACTIVITY, USER_BEHAVIOR
 from feature_repo.layout import StateDir
 from feature_repo.lifecycle import state_at, with_seen
+from feature_repo.packed_lists import times
 from feature_repo.recount import Recount, recount
 from feature_repo.settings import FeatureSettings, LifecycleSettings
 from feature_repo.skew import MODEL_INPUT, model_inputs
@@ -143,10 +144,11 @@ def _pair(
     behavior = None if behavior_at is None else past.row(USER_BEHAVIOR, one.user_id, behavior_at)
     if activity is None:
         return Pair(user_id=one.user_id, at=one.at, served=one.served, offline=None)
-    history = [] if behavior is None else behavior["history_unix_s"]
-    assert isinstance(history, list)
+    gaps = [] if behavior is None else behavior["history_gaps_s"]
+    assert isinstance(gaps, list)
+    history = times([int(gap) for gap in gaps])
     last = activity["last_seen_unix_s"]
-    seen = [int(each) for each in history if not isinstance(last, int) or int(each) > last]
+    seen = [each for each in history if not isinstance(last, int) or each > last]
     known, now = with_seen(activity, seen, settings=lifecycle), one.at.timestamp()
     state, days_in_state = state_at(known, now_unix_s=now, settings=lifecycle)
     (inputs,) = model_inputs([{name: known[name] for name in USER_FEATURE_COLUMNS}], [now])

@@ -16,7 +16,9 @@ from feature_repo.layout import StateDir
 from feature_repo.settings import FeatureSettings
 
 if TYPE_CHECKING:
-    from feast import FeatureStore
+    from feast import FeatureStore, FeatureView
+
+    from feature_repo.contract import View
 
 PROJECT: Final = "longtail"
 REDIS_TIMEOUT_S: Final = 5
@@ -66,6 +68,26 @@ def open_store(state: StateDir, settings: FeatureSettings) -> FeatureStore:
     from feast import FeatureStore
 
     return FeatureStore(repo_path=str(state.feast.absolute()))
+
+
+def registered_view(store: FeatureStore, view: View) -> FeatureView:
+    """Feast's view of that name. Raises FeatureStoreError when there is none, or not as in the contract."""
+    from feast.errors import FeatureViewNotFoundException
+
+    from feature_repo.definitions import feature_view
+
+    remedy = "run `longtail features build`, `longtail features apply` and `longtail features materialize`"
+    try:
+        found = store.get_feature_view(view.name)
+    except FeatureViewNotFoundException as error:
+        raise FeatureStoreError(f"Feast's registry has no view {view.name!r}; {remedy}") from error
+    theirs, ours = ({(field.name, str(field.dtype)) for field in each.features} for each in (found, feature_view(view)))
+    if theirs != ours:
+        names = ", ".join(sorted({name for name, _ in theirs ^ ours}))
+        raise FeatureStoreError(
+            f"Feast's registry has {view.name!r} of another version of longtail, it differs in {names}; {remedy}"
+        )
+    return found
 
 
 def store_config(settings: FeatureSettings) -> dict[str, object]:

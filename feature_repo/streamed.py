@@ -12,8 +12,8 @@ from feature_repo.contract import USER_CONTACTS, Feature, View
 STREAMED: Final[dict[str, tuple[str, ...]]] = {
     "user_behavior": (
         "history_item_ids",
-        "history_event_types",
-        "history_unix_s",
+        "history_type_places",
+        "history_gaps_s",
         "count_event_types",
         "counts_1d",
         "counts_7d",

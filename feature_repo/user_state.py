@@ -16,6 +16,7 @@ from typing import Any, Final
 from feature_repo.contract import CONTACT_LENGTH, EXPOSED_LENGTH, HISTORY_LENGTH, FeatureValue
 from feature_repo.events import CONTACT, EPOCH, EXPOSURE, NOT_ACTIVITY, OPT_IN, OPT_OUT, Event
 from feature_repo.lifecycle import DAY_S, state_at
+from feature_repo.packed_lists import gaps, places
 from feature_repo.settings import FeatureSettings
 
 KEPT_ITEMS: Final = 1_000  # items of which engagements and exposures are remembered; the oldest are forgotten
@@ -64,8 +65,8 @@ class UserState:
         types = sorted({kind for _, _, kind in self.history})
         values: Values = {
             "history_item_ids": [item_id for _, item_id, _ in self.history],
-            "history_event_types": [kind for _, _, kind in self.history],
-            "history_unix_s": [-unix_s for unix_s, _, _ in self.history],
+            "history_type_places": places([kind for _, _, kind in self.history], types),
+            "history_gaps_s": gaps([-unix_s for unix_s, _, _ in self.history]),
             "count_event_types": list(types),
         }
         for days in (1, 7, 30):
@@ -99,22 +100,19 @@ class UserState:
     def contact(self, as_of_s: int) -> Values:
         """The columns of `user_contacts`."""
         channels = sorted({channel for _, channel in self.contacts})
-        last = {channel: -unix_s for unix_s, channel in reversed(self.contacts)}
         in_vain = sorted((-max(shown), item_id, len(shown)) for item_id, shown in self.shown.items())[:EXPOSED_LENGTH]
-        chosen = sorted(self.choices.items())
         values: Values = {
             "channels": list(channels),
-            "last_contact_unix_s": [last[channel] for channel in channels],
-            "contact_channels": [channel for _, channel in self.contacts],
-            "contact_unix_s": [-unix_s for unix_s, _ in self.contacts],
-            "choice_channels": [channel for channel, _ in chosen],
-            "choice_unix_s": [max(each for each in last if each is not None) for _, last in chosen],
+            "contact_channel_places": places([channel for _, channel in self.contacts], channels),
+            "contact_gaps_s": gaps([-unix_s for unix_s, _ in self.contacts]),
             "opted_out_channels": [
-                channel for channel, (out_s, in_s) in chosen if out_s is not None and (in_s is None or out_s >= in_s)
+                channel
+                for channel, (out_s, in_s) in sorted(self.choices.items())
+                if out_s is not None and (in_s is None or out_s >= in_s)
             ],
             "exposed_item_ids": [item_id for _, item_id, _ in in_vain],
             "exposed_counts": [count for _, _, count in in_vain],
-            "exposed_unix_s": [-unix_s for unix_s, _, _ in in_vain],
+            "exposed_gaps_s": gaps([-unix_s for unix_s, _, _ in in_vain]),
         }
         for days in (1, 7, 30):
             recent = [channel for unix_s, channel in self.contacts if as_of_s + unix_s <= days * DAY_S]

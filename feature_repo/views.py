@@ -24,10 +24,12 @@ from feature_repo.contract import AFFINITY_LENGTH, HISTORY_LENGTH
 from feature_repo.expressions import (
     KEYS,
     complete,
+    gaps,
     left_join,
     lists,
     microseconds,
     moment,
+    places,
     seconds,
     share_of_others,
 )
@@ -88,6 +90,10 @@ def user_behavior(events: ibis.Table, items: ibis.Table, spine: ibis.Table, sett
 def user_behavior_rows(last: Past, weights: ibis.Table, spine: ibis.Table) -> ibis.Table:
     """The same from each user's `recent` engagements and `category_weights`."""
     rows = beside(_history(last, last.keys), _counts(last), last.keys)
+    rows = rows.mutate(
+        history_type_places=places(rows.history_event_types, rows.count_event_types),
+        history_gaps_s=gaps(rows.history_unix_s),
+    ).drop("history_event_types", "history_unix_s")
     return complete(spine, left_join(rows, _affinities(weights, last.keys), last.keys), last.keys)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,10 +31,10 @@ def redis_server(directory: Path) -> Iterator[str]:
 
 
 @contextmanager
-def redis_process(directory: Path, port: int = 0) -> Iterator[RedisServer]:
-    """The same with the process, for tests that break it, and on a port they had before."""
+def redis_process(directory: Path, port: int = 0, options: Sequence[str] = ()) -> Iterator[RedisServer]:
+    """The same with the process, for tests that break it, and on a port they had before, with more options."""
     port = port or _free_port()
-    arguments = ("--bind", "127.0.0.1", "--port", str(port), "--save", "", "--appendonly", "no")
+    arguments = ("--bind", "127.0.0.1", "--port", str(port), "--save", "", "--appendonly", "no", *options)
     process = subprocess.Popen([REDIS_SERVER_PATH, *arguments, "--dir", str(directory)], stdout=subprocess.DEVNULL)
     try:
         _await_port(port, process)

@@ -30,7 +30,7 @@ from feature_repo.settings import FeatureSettings, MaterializeSettings
 from feature_repo.store import apply, open_store
 
 COMPARED_USERS = 200
-MEASURED_USERS = 500
+MEASURED_USERS = 2_000
 COMPACT = ("--hash-max-ziplist-value", "4096")
 
 
@@ -49,7 +49,7 @@ def main() -> None:
             compare(state, store, view, redis.Redis.from_url(url), users=given.users, rounds=given.rounds)
     for name, options in (("as Redis comes", ()), ("with hash-max-listpack-value 4096", COMPACT)):
         with redis_server(*options) as url:
-            each = ", ".join(f"+ {view} {size:.0f}" for view, size in user_bytes(url).items())
+            each = ", ".join(f"{view} {size:.0f}" for view, size in user_bytes(url).items())
             say(f"bytes of one user with 50 events of history, {name}: {each}")
 
 
@@ -86,20 +86,25 @@ def compare(state: StateDir, store: FeatureStore, view: View, client: Any, *, us
 
 
 def user_bytes(url: str) -> dict[str, float]:
-    """What each view adds to the median MEMORY USAGE of a user's key, and the total."""
+    """What each view adds to the median MEMORY USAGE of a user's key, the total, and the server's growth per user."""
     online, client, sizes = RedisOnline(url), redis.Redis.from_url(url), {"total": 0.0}
+    before = _used(client)
     for view in USER_VIEWS:
         for batch in table(view, MEASURED_USERS, full_history=True).to_batches():
             online.load(view, batch)
         now = statistics.median(int(client.memory_usage(key, samples=0) or 0) for key in client.scan_iter(count=1000))
         sizes |= {view.name: now - sizes["total"], "total": now}
     online.close()
-    return sizes
+    return sizes | {"used_memory": (_used(client) - before) / MEASURED_USERS}
 
 
 def say(text: str) -> None:
     """A line of the report."""
     print(text, flush=True)  # noqa: T201
+
+
+def _used(client: Any) -> int:
+    return int(client.info("memory")["used_memory"])
 
 
 def _timed(act: Callable[[], None]) -> float:

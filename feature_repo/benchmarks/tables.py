@@ -9,7 +9,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from feature_repo.contract import CONTACT_LENGTH, HISTORY_LENGTH, Dtype, Feature, View
+from feature_repo.contract import CONTACT_LENGTH, GAPS, HISTORY_LENGTH, PLACES, Dtype, Feature, View
+from feature_repo.packed_lists import gaps
 from feature_repo.value_bytes import ARROW_TYPES
 
 AS_OF: Final = datetime(2026, 11, 1, tzinfo=UTC)
@@ -17,6 +18,7 @@ WEIGHTS: Final = 65  # the model's default embedding size, and the bias
 FAVOURITES: Final = 5
 CHANNELS: Final = 2
 EXPOSED: Final = 5
+_TIMES: Final = (1_700_000_000, 1_790_000_000)
 
 _LENGTHS: Final = {
     "history": HISTORY_LENGTH,
@@ -47,21 +49,27 @@ def table(view: View, rows: int, *, full_history: bool = False, seed: int = 1) -
 def _column(feature: Feature, counts: npt.NDArray[np.int64], random: np.random.Generator) -> Any:
     is_list = feature.dtype in (Dtype.STRINGS, Dtype.INT64S, Dtype.FLOAT32S)
     size = int(counts.sum()) if is_list else len(counts)
+    offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int32)
     if feature.dtype in (Dtype.STRING, Dtype.STRINGS):
         cells = pa.array(_texts(feature, size, random))
+    elif feature.unit == GAPS:
+        cells = pa.array(_gaps(offsets, random))
     elif feature.dtype in (Dtype.INT64, Dtype.INT64S):
-        is_time = "unix_s" in feature.name
-        cells = pa.array(
-            random.integers(1_700_000_000, 1_790_000_000, size) if is_time else random.integers(0, 60, size)
-        )
+        low, high = _TIMES if "unix_s" in feature.name else (0, 2 if feature.name in PLACES else 60)
+        cells = pa.array(random.integers(low, high, size))
     elif feature.dtype is Dtype.BOOL:
         return pa.array(np.zeros(size, bool))
     else:
         cells = pa.array(random.random(size, np.float32))
     if not is_list:
         return cells.cast(ARROW_TYPES[feature.dtype])
-    offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int32)
     return pa.ListArray.from_arrays(offsets, cells).cast(ARROW_TYPES[feature.dtype])
+
+
+def _gaps(offsets: npt.NDArray[np.int32], random: np.random.Generator) -> npt.NDArray[np.int64]:
+    """Of times spread over years: what costs most."""
+    lists = [np.sort(random.integers(*_TIMES, size))[::-1].tolist() for size in np.diff(offsets)]
+    return np.array([gap for times in lists for gap in gaps(times)], np.int64)
 
 
 def _texts(feature: Feature, size: int, random: np.random.Generator) -> list[str]:

@@ -10,6 +10,8 @@ import asyncio
 import struct
 import sys
 import time
+from itertools import accumulate
+from operator import sub
 from typing import Any, Final
 
 import grpc
@@ -28,7 +30,10 @@ EMBEDDING: Final = 64
 DAY_S: Final = 86_400.0
 PROJECT: Final = b"longtail"
 FEATURES: Final = (
-    *(("user_behavior", name) for name in ("history_item_ids", "history_event_types", "history_unix_s")),
+    *(
+        ("user_behavior", name)
+        for name in ("history_item_ids", "count_event_types", "history_type_places", "history_gaps_s")
+    ),
     *(
         ("user_activity", name)
         for name in (
@@ -88,15 +93,16 @@ def key_of(user_id: str) -> bytes:
 
 def predict_request(user: list[Any], item_ids: Any) -> Any:
     now_s = time.time()
-    behaviors, events, times = (list(getattr(value, kind).val)[:HISTORY] if value else [] for value, kind in zip(
-        user[:3], ("string_list_val", "string_list_val", "int64_list_val"), strict=True))  # fmt: skip
+    behaviors, types, places, gaps = (list(getattr(value, kind).val)[:HISTORY] if value else [] for value, kind in zip(
+        user[:4], (*2 * ["string_list_val"], *2 * ["int64_list_val"]), strict=True))  # fmt: skip
+    events, times = [types[place] for place in places], list(accumulate(gaps, sub))
     age_s = np.zeros(HISTORY, np.float32)
     age_s[: len(times)] = now_s - np.array(times, np.float64)
-    numbers = [_number(value) for value in user[3:11]]
+    numbers = [_number(value) for value in user[4:12]]
     features = np.array(numbers, np.float64)
     features[:2] = np.log1p(features[:2])
     features[6:] = (now_s - features[6:]) / DAY_S
-    delta = list(user[11].float_list_val.val) if user[11] else []
+    delta = list(user[12].float_list_val.val) if user[12] else []
     weights = np.array(delta or [0.0] * (EMBEDDING + 1), np.float32)
     blank = [b""] * (HISTORY - len(behaviors))
     return PredictRequest(
@@ -108,7 +114,7 @@ def predict_request(user: list[Any], item_ids: Any) -> Any:
             "user_features": _numbers(FLOAT, features.astype(np.float32)),
             "user_weights": _numbers(FLOAT, weights),
             "user_weights_version": TensorProto(
-                dtype=INT64, tensor_shape={"dim": [{"size": 1}]}, int64_val=[user[12].int64_val if user[12] else 0]
+                dtype=INT64, tensor_shape={"dim": [{"size": 1}]}, int64_val=[user[13].int64_val if user[13] else 0]
             ),
             "candidate_item_ids": _strings([item_id.encode() for item_id in item_ids]),
         },

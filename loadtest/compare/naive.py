@@ -10,6 +10,8 @@ import math
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from itertools import accumulate
+from operator import sub
 from typing import Any, Final
 
 import feast
@@ -90,7 +92,9 @@ def inputs(user: dict[str, list[Any]], item_ids: list[str], *, now_s: float) -> 
         value = user[name][0]
         return math.nan if value is None else float(value)
 
-    times = padded("history_unix_s", None)
+    types = user["count_event_types"][0] or []
+    kinds = [types[place] for place in user["history_type_places"][0] or []][:HISTORY]
+    times = list(accumulate(user["history_gaps_s"][0] or [], sub))[:HISTORY]
     delta = user["delta"][0] or [0.0] * (EMBEDDING + 1)
     features = [
         math.log1p(number("events")),
@@ -100,8 +104,8 @@ def inputs(user: dict[str, list[Any]], item_ids: list[str], *, now_s: float) -> 
     ]
     return {
         "history_item_ids": np.array([padded("history_item_ids", "")]),
-        "history_event_types": np.array([padded("history_event_types", "")]),
-        "history_age_s": np.array([[0.0 if t is None else now_s - t for t in times]], np.float32),
+        "history_event_types": np.array([kinds + [""] * (HISTORY - len(kinds))]),
+        "history_age_s": np.array([[now_s - t for t in times] + [0.0] * (HISTORY - len(times))], np.float32),
         "user_features": np.array([features], np.float32),
         "user_weights": np.array([delta], np.float32),
         "user_weights_version": np.array([user["model_version"][0] or 0], np.int64),

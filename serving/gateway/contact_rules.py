@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from feature_repo.contract import FeatureValue
 from feature_repo.lifecycle import Lifecycle
+from feature_repo.packed_lists import times, words
 from serving.gateway.policy_checks import DAYS
 from serving.gateway.policy_document import Caps, ChannelSection, Policy
 
@@ -30,8 +31,8 @@ class Contacts:
     @classmethod
     def of(cls, row: Mapping[str, FeatureValue]) -> Contacts:
         """From a row of `user_contacts`."""
-        channels, times = _list(row.get("contact_channels")), _list(row.get("contact_unix_s"))
-        sent = tuple((str(channel), float(time)) for channel, time in zip(channels, times, strict=False))
+        channels = words(_list(row.get("contact_channel_places")), _list(row.get("channels")))
+        sent = tuple(zip(channels, map(float, times(_list(row.get("contact_gaps_s")))), strict=False))
         return cls(sent=sent, opted_out=frozenset(map(str, _list(row.get("opted_out_channels")))))
 
 
@@ -102,5 +103,5 @@ def is_quiet(channel: ChannelSection, now_unix_s: float) -> bool:
     return start <= hour < end if start <= end else hour >= start or hour < end
 
 
-def _list(value: FeatureValue) -> Sequence[str | int | float]:
-    return value if isinstance(value, list) else ()
+def _list(value: FeatureValue) -> list[Any]:
+    return value if isinstance(value, list) else []

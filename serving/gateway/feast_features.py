@@ -7,13 +7,12 @@ and a materialization elsewhere cannot make reads fail. Calls that wait together
 from __future__ import annotations
 
 import asyncio
-from typing import Any, Final
+from typing import Final
 
 from feast import FeatureStore
-from feast.errors import FeatureViewNotFoundException
 
 from feature_repo.contract import USER_VIEWS
-from feature_repo.errors import LongtailError
+from feature_repo.store import registered_view
 from serving.gateway.coalescing import Coalescer
 from serving.gateway.domain import Rows, UserId
 from serving.gateway.errors import Cause, FeaturesError
@@ -28,7 +27,7 @@ class FeastFeatures:
     """Asks Redis without blocking; SQLite from one thread."""
 
     def __init__(self, store: FeatureStore, *, hand_on: HandOn = at_once) -> None:
-        views = [_view(store, view.name) for view in USER_VIEWS]
+        views = [registered_view(store, view) for view in USER_VIEWS]
         is_redis = store.config.online_store.type == "redis"
         self._stored: StoredRows = RedisRows(store, views) if is_redis else SqliteRows(store, views)
         self._reads: Coalescer[UserId, Rows] = Coalescer(
@@ -46,10 +45,3 @@ class FeastFeatures:
 
     def close(self) -> None:
         self._stored.close()
-
-
-def _view(store: FeatureStore, name: str) -> Any:
-    try:
-        return store.get_feature_view(name)
-    except FeatureViewNotFoundException as error:
-        raise LongtailError(f"Feast's registry has no view {name!r}; run `longtail features apply`") from error

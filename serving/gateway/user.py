@@ -11,6 +11,7 @@ import numpy as np
 
 from feature_repo.contract import HISTORY_LENGTH, USER_VIEWS, FeatureValue, View
 from feature_repo.lifecycle import DAY_S, state_at, with_seen
+from feature_repo.packed_lists import times, words
 from feature_repo.settings import LifecycleSettings
 from feature_repo.transforms import USER_FEATURE_COLUMNS, user_features
 from serving.gateway.domain import (
@@ -77,8 +78,8 @@ def _history(query: Query, groups: FeatureGroups) -> Sequence[Behavior]:
     if query.history is not None:
         return query.history
     row = groups["user_behavior"].values
-    columns = (_list(row[name]) for name in ("history_item_ids", "history_event_types", "history_unix_s"))
-    return list(map(Behavior, *columns))
+    types = words(_list(row["history_type_places"]), _list(row["count_event_types"]))
+    return list(map(Behavior, _list(row["history_item_ids"]), types, times(_list(row["history_gaps_s"]))))
 
 
 def _newest(history: Sequence[Behavior], query: Query, now_unix_s: float) -> tuple[Behavior, ...]:
@@ -96,7 +97,7 @@ def _newer(history: Sequence[Behavior], groups: FeatureGroups) -> list[int]:
 def exposures_in_vain(groups: FeatureGroups, *, now_unix_s: float, half_life_days: float) -> dict[str, float]:
     """Items shown and not engaged with since: how often, each time halved with every half-life since the last."""
     row = groups["user_contacts"].values
-    columns = (_list(row[name]) for name in ("exposed_item_ids", "exposed_counts", "exposed_unix_s"))
+    columns = (_list(row["exposed_item_ids"]), _list(row["exposed_counts"]), times(_list(row["exposed_gaps_s"])))
     return {
         item_id: count * 0.5 ** (max(now_unix_s - unix_s, 0.0) / (half_life_days * DAY_S))
         for item_id, count, unix_s in zip(*columns, strict=False)

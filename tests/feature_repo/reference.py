@@ -54,8 +54,8 @@ def behavior(past: Sequence[Event], categories: Categories, as_of: datetime, set
     best = sorted(weights.items(), key=lambda pair: (-pair[1], pair[0]))[:5]
     return {
         "history_item_ids": [item for _, item, _ in newest],
-        "history_event_types": [kind for _, _, kind in newest],
-        "history_unix_s": [at for at, _, _ in newest],
+        "history_type_places": [types.index(kind) for _, _, kind in newest],
+        "history_gaps_s": _gaps([at for at, _, _ in newest]),
         "count_event_types": types,
         **{f"counts_{days}d": [_of_late(newest, kind, days, as_of) for kind in types] for days in (1, 7, 30)},
         "affinity_categories": [category for category, _ in best],
@@ -136,16 +136,17 @@ def contacts(past: Sequence[Event], as_of: datetime, settings: FeatureSettings) 
     return {
         "channels": channels,
         **{f"contacts_{days}d": [_of_late(rows, channel, days, as_of) for channel in channels] for days in (1, 7, 30)},
-        "last_contact_unix_s": [max(at for at, _, of in rows if of == channel) for channel in channels],
-        "contact_channels": [channel for _, channel in newest],
-        "contact_unix_s": [-at for at, _ in newest],
+        "contact_channel_places": [channels.index(channel) for _, channel in newest],
+        "contact_gaps_s": _gaps([-at for at, _ in newest]),
         "opted_out_channels": [channel for channel, (out, back) in last.items() if out >= max(back, 0)],
-        "choice_channels": list(last),
-        "choice_unix_s": [max(pair) for pair in last.values()],
         "exposed_item_ids": [item for _, item, _ in vain],
         "exposed_counts": [times for _, _, times in vain],
-        "exposed_unix_s": [-at for at, _, _ in vain],
+        "exposed_gaps_s": _gaps([-at for at, _, _ in vain]),
     }
+
+
+def _gaps(times: Sequence[int]) -> list[int]:
+    return [at if place == 0 else times[place - 1] - at for place, at in enumerate(times)]
 
 
 def _in_vain(past: Sequence[Event], settings: FeatureSettings) -> list[tuple[int, str, int]]:

@@ -129,13 +129,13 @@ def test_feast_joins_the_moment_before_each_row(tmp_path: Path) -> None:
     rows = pd.DataFrame(
         [{"user_id": u, "item_id": i, "event_timestamp": NOW - timedelta(hours=h)} for u, i, h, _ in asked]
     )
-    names = ["user_behavior:history_unix_s", "user_behavior:counts_7d", "item_stats:engagements"]
+    names = ["user_behavior:history_gaps_s", "user_behavior:counts_7d", "item_stats:engagements"]
     found = store.get_historical_features(rows, names, full_feature_names=True).to_df()
     joined = {row["event_timestamp"]: row for row in found.to_dict("records")}
     for user, item, hours, as_of in asked:
         theirs = joined[NOW - timedelta(hours=hours)]
         behavior, stats = row_of(state, USER_BEHAVIOR, user, as_of), row_of(state, ITEM_STATS, item, as_of)
-        assert list(theirs["user_behavior__history_unix_s"]) == behavior["history_unix_s"]
+        assert list(theirs["user_behavior__history_gaps_s"]) == behavior["history_gaps_s"]
         assert list(theirs["user_behavior__counts_7d"]) == behavior["counts_7d"]
         assert theirs["item_stats__engagements"] == stats["engagements"]
 

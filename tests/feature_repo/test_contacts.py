@@ -28,9 +28,8 @@ def test_contacts_are_counted_by_channel_in_the_windows_before_the_rows_time() -
     row = contacted([contact("a", "push", 0.5), contact("b", "push", 6), contact("c", "email", 29), event("d")])
     assert row["channels"] == ["email", "push"]
     assert (row["contacts_1d"], row["contacts_7d"], row["contacts_30d"]) == ([0, 1], [0, 2], [1, 2])
-    assert row["last_contact_unix_s"] == [int(at(29).timestamp()), int(at(0.5).timestamp())]
-    assert row["contact_channels"] == ["push", "push", "email"]
-    assert row["contact_unix_s"] == [int(at(days).timestamp()) for days in (0.5, 6, 29)]
+    assert row["contact_channel_places"] == [1, 1, 0]  # push, push, email
+    assert row["contact_gaps_s"] == [int(at(0.5).timestamp()), 5.5 * 86_400, 23 * 86_400]
 
 
 def test_a_contact_at_the_rows_time_is_not_among_its_features() -> None:
@@ -48,8 +47,6 @@ def test_the_last_choice_of_a_channel_counts_and_an_opt_out_wins_the_second() ->
         ]
     )
     assert row["opted_out_channels"] == ["", "email"]
-    assert row["choice_channels"] == ["", "email", "push"]
-    assert row["choice_unix_s"] == [int(at(days).timestamp()) for days in (9, 4, 4)]
 
 
 def test_what_was_shown_in_vain_is_counted_since_the_last_engagement_with_it() -> None:
@@ -69,7 +66,7 @@ def test_what_was_shown_in_vain_is_counted_since_the_last_engagement_with_it() -
         ]
     )
     assert (row["exposed_item_ids"], row["exposed_counts"]) == (["i3", "i1"], [1, 2])
-    assert row["exposed_unix_s"] == [int(at(1).timestamp()), int(at(2).timestamp())]
+    assert row["exposed_gaps_s"] == [int(at(1).timestamp()), 86_400]
     many = contacted([shown(f"{n:02}", f"i{n:02}", n + 1) for n in range(EXPOSED_LENGTH + 5)])
     assert many["exposed_item_ids"] == [f"i{n:02}" for n in range(EXPOSED_LENGTH)]
 

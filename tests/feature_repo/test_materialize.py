@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -16,11 +17,14 @@ import redis
 from feast import FeatureStore
 
 from feature_repo import redis_pipe
+from feature_repo.benchmarks.materialize import COMPACT, user_bytes
+from feature_repo.benchmarks.tables import table
 from feature_repo.build import offline_file
-from feature_repo.contract import USER_RETURNS
+from feature_repo.contract import USER_BEHAVIOR, USER_RETURNS
+from feature_repo.definitions import feature_view
 from feature_repo.layout import StateDir
 from feature_repo.loading import CHUNK_ROWS, Rate, one_at_a_time
-from feature_repo.materialize import check_view, materialize
+from feature_repo.materialize import check_view, materialize, memory_advice
 from feature_repo.settings import FeatureSettings, MaterializeSettings
 from feature_repo.store import FeatureStoreError, apply, open_store
 from tests.feature_repo.world import NOW
@@ -110,6 +114,32 @@ def test_a_store_that_was_killed_and_lost_its_rows_is_loaded_anew(
 
 def test_a_second_materialization_is_refused(tmp_path: Path, store: FeatureStore) -> None:
     with one_at_a_time(StateDir(tmp_path)), pytest.raises(FeatureStoreError, match=r"another .* \(process \d+\)"):
+        materialize(StateDir(tmp_path), store)
+
+
+@pytest.mark.parametrize(("longest", "advises"), [("64", True), ("4096", False)])
+def test_a_redis_that_keeps_users_as_hash_tables_is_told_of(tmp_path: Path, longest: str, advises: bool) -> None:
+    state = StateDir(tmp_path)
+    state.features.mkdir()
+    with redis_process(tmp_path, options=("--hash-max-ziplist-value", longest)) as server:
+        settings = FeatureSettings(online_store="redis", redis_url=server.url)
+        apply(state, settings)
+        store = open_store(state, settings)
+        pq.write_table(table(USER_BEHAVIOR, 60, full_history=True), offline_file(state, USER_BEHAVIOR))
+        materialize(state, store)
+        advice = memory_advice(state, store)
+    assert ("50 of 50 users" in advice and "hash-max-listpack-value" in advice) == advises
+    assert bool(advice) == advises
+
+
+def test_a_user_of_50_engagements_takes_two_kilobytes_at_most(tmp_path: Path) -> None:
+    with redis_process(tmp_path, options=COMPACT) as server:
+        assert user_bytes(server.url)["total"] <= 2_000
+
+
+def test_tables_of_another_contract_are_not_loaded(tmp_path: Path, store: FeatureStore) -> None:
+    store.apply(feature_view(replace(USER_RETURNS, features=USER_RETURNS.features[1:])))
+    with pytest.raises(FeatureStoreError, match=r"differs in p_return; run `longtail features build`"):
         materialize(StateDir(tmp_path), store)
 
 

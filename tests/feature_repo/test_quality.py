@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 from cli.main import app
 from feature_repo.build import build, offline_file
-from feature_repo.contract import ALIGNED, USER_ACTIVITY, USER_BEHAVIOR, VIEWS, View, view
+from feature_repo.contract import ALIGNED, PLACES, USER_ACTIVITY, USER_BEHAVIOR, VIEWS, View, view
 from feature_repo.drift import psi
 from feature_repo.event_log import EventLog
 from feature_repo.events import Event
@@ -86,7 +86,9 @@ def test_what_any_log_makes_holds(log: list[Event], tmp_path_factory: pytest.Tem
         ("user_activity", "user_id", lambda v: [v[1], *v[1:]], "user_id: must be in one row only; 2 of 120"),
         ("user_activity", "user_id", lambda v: ["", *v[1:]], "user_id: must be there; 1 of 120"),
         ("user_behavior", "counts_7d", lambda v: [[9, 9, 9, 9], *v[1:]], "must be as long as those beside it"),
-        ("user_behavior", "history_unix_s", lambda v: [x[::-1] for x in v], "history_unix_s: must be newest first"),
+        ("user_behavior", "history_gaps_s", lambda v: [[-gap for gap in x] for x in v], "must be newest first"),
+        ("user_behavior", "history_gaps_s", lambda v: [[2**40 for _ in x] for x in v], "later than the row's time"),
+        ("user_behavior", "history_type_places", lambda v: [[9] * len(x) for x in v], "must be places in count_event"),
         ("user_behavior", "affinity_shares", lambda v: [[1.2]] * len(v), "affinity_shares: must be from 0 to 1"),
         ("item_stats", "novelty_bits", lambda v: [-1.0, *v[1:]], "novelty_bits: must not be negative"),
         ("item_neighbors", "neighbor_scores", lambda v: [[float("nan")] * len(x) for x in v], "must be a number"),
@@ -106,7 +108,7 @@ def _instead(cells: list[Any], _: list[Any]) -> list[Any]:
 
 
 def test_a_list_that_is_too_long_is_named(state: StateDir) -> None:
-    long = {"history_item_ids": ["i1"] * 51, "history_event_types": ["view"] * 51, "history_unix_s": [1] * 51}
+    long = {"history_item_ids": ["i1"] * 51, "history_type_places": [0] * 51, "history_gaps_s": [1] * 51}
     for column, cells in long.items():
         rest = pq.read_table(offline_file(state, USER_BEHAVIOR))[column].to_pylist()[1:]
         change(state, USER_BEHAVIOR, column, partial(_instead, [cells, *rest]))
@@ -156,7 +158,7 @@ def test_psi_of_a_bin_that_was_empty_is_finite() -> None:
 
 def test_what_goes_together_stands_in_the_contract() -> None:
     names = {name for one in VIEWS for name in one.feature_names()}
-    assert {name for _, _, group in ALIGNED for name in group} <= names
+    assert {name for _, group in ALIGNED for name in group} | {*PLACES, *PLACES.values()} <= names
 
 
 def test_the_command_stops_a_load_and_an_override_is_kept(state: StateDir) -> None:

@@ -17,6 +17,7 @@ from feature_repo import views
 from feature_repo.contract import HISTORY_LENGTH
 from feature_repo.events import Event
 from feature_repo.lifecycle import DAY_S, state_at
+from feature_repo.packed_lists import times, words
 from feature_repo.settings import FeatureSettings, LifecycleSettings
 from tests.feature_repo.world import NOW, event, logs
 
@@ -100,8 +101,8 @@ def test_history_is_newest_first_and_holds_engagements_only() -> None:
         ]
     )
     assert row["history_item_ids"] == ["old", "new", "old"]
-    assert row["history_event_types"] == ["view", "purchase", "view"]
-    assert row["history_unix_s"] == [int(at(days).timestamp()) for days in (0.5, 1, 9)]
+    assert words(row["history_type_places"], row["count_event_types"]) == ["view", "purchase", "view"]
+    assert times(row["history_gaps_s"]) == [int(at(days).timestamp()) for days in (0.5, 1, 9)]
 
 
 def test_the_same_behaviour_in_one_second_counts_once() -> None:

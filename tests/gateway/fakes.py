@@ -139,8 +139,9 @@ def behavior_row(*item_ids: str, at_unix_s: float = NOW_S - DAY_S, age_s: float 
     return Row(
         values={
             "history_item_ids": list(item_ids),
-            "history_event_types": ["click"] * len(item_ids),
-            "history_unix_s": [int(at_unix_s - 3600 * place) for place in range(len(item_ids))],
+            "count_event_types": ["click"],
+            "history_type_places": [0] * len(item_ids),
+            "history_gaps_s": [int(at_unix_s), *[3600] * len(item_ids)][: len(item_ids)],
         },
         event_unix_s=NOW_S - age_s,
     )

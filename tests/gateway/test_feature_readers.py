@@ -8,7 +8,7 @@ import signal
 import sqlite3
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
@@ -18,6 +18,7 @@ import pytest
 
 from feature_repo import store
 from feature_repo.contract import USER_ACTIVITY, USER_BEHAVIOR, USER_WEIGHTS, Dtype, FeatureValue, View
+from feature_repo.definitions import feature_view
 from feature_repo.errors import LongtailError
 from feature_repo.layout import StateDir
 from feature_repo.settings import FeatureSettings
@@ -115,8 +116,9 @@ async def test_a_row_keeps_its_time_wherever_the_machine_stands(subject: Subject
 async def test_what_was_written_is_read_by_name(subject: Subject) -> None:
     behavior: dict[str, FeatureValue] = {
         "history_item_ids": ["i1", "предмет", ""],
-        "history_event_types": ["click", "view", "view"],
-        "history_unix_s": [3, 2, 1],
+        "count_event_types": ["click", "view"],
+        "history_type_places": [0, 1, 1],
+        "history_gaps_s": [3, 1, 1],
     }
     activity: dict[str, FeatureValue] = {"first_seen_unix_s": 5, "events": 7, "p_alive": 0.25, "state": "casual"}
     weights: dict[str, FeatureValue] = {"delta": [0.5, -0.25], "model_version": 20260101000000}
@@ -214,4 +216,14 @@ async def test_a_registry_without_the_views_says_what_to_run(tmp_path: Path) -> 
     opened = store.open_store(state, settings)
     opened.delete_feature_view("user_activity")
     with pytest.raises(LongtailError, match="longtail features apply"):
+        FeastFeatures(opened)
+
+
+async def test_a_registry_of_another_contract_says_what_differs_and_what_to_run(tmp_path: Path) -> None:
+    state, settings = StateDir(tmp_path), FeatureSettings()
+    store.apply(state, settings)
+    opened = store.open_store(state, settings)
+    former = replace(USER_ACTIVITY, features=USER_ACTIVITY.features[1:])
+    opened.apply(feature_view(former))
+    with pytest.raises(LongtailError, match=r"differs in first_seen_unix_s; run `longtail features build`"):
         FeastFeatures(opened)
