@@ -7,11 +7,13 @@ from dataclasses import dataclass
 import numpy as np
 import tensorflow as tf
 
-from training.blend import EVIDENCE_CHANNELS, FACT_LIMIT, FADINGS, SHARPNESS, Blend, Mix
+from training.blend import CHANNELS, EVIDENCE_CHANNELS, FACT_LIMIT, FACTS, FADINGS, SHARPNESS, Blend, Mix
 from training.calibration import LEAST_SLOPE
 from training.neighbours import MATRICES
 from training.stored_tables import StoredTables
-from training.vocabulary import FIRST_ROW
+from training.vocabulary import FIRST_ROW, PADDING
+
+IS_OF_HISTORY = np.array([name in ("history", "gap") for name in FACTS], np.float32)  # not known of an empty one
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,68 +28,68 @@ class WeighedUser:
 class BlendGraph(tf.Module):  # type: ignore[misc]  # the library ships no types
     """Log-odds of engagement for candidates or for the catalogue."""
 
-    def __init__(self, blend: Blend, tables: StoredTables) -> None:
+    def __init__(self, blend: Blend, tables: StoredTables, *, history_length: int) -> None:
         super().__init__(name="blend")
         scales = blend.scales
         self._rows, self._values, self._popularity = tables.neighbours, tables.neighbour_values, tables.windows
-        self._evidence_scale = tf.constant(scales.evidence / SHARPNESS)
-        self._network_scale = scales.network
-        self._facts = tf.constant(scales.facts_mean), tf.constant(scales.facts_deviation)
+        self._evidence_scale = (scales.evidence / SHARPNESS).reshape(-1)  # [evidence channels]
+        self._channel_scale = np.ones((len(CHANNELS), 1), np.float32)  # of what is weighed as it is
+        self._channel_scale[: len(EVIDENCE_CHANNELS)] = np.log1p(SHARPNESS)
+        self._channel_scale[-2:, 0] = scales.network
+        self._facts_mean, self._facts_deviation = scales.facts_mean, scales.facts_deviation
         self._rank, self._retrieve = blend.rank, blend.retrieve
         self._num_rows = len(blend.popularity)
+        self._is_newer = tf.constant(np.tri(history_length, k=-1, dtype=bool))  # [history, history]
 
     def weigh(self, history: tf.Tensor, age_s: tf.Tensor) -> WeighedUser:
         """history int32 [batch, history], newest first, and the ages."""
-        is_met = history >= FIRST_ROW
-        same = tf.cast(history[:, :, None] == history[:, None, :], tf.int32)
-        came_later = tf.reduce_sum(tf.linalg.band_part(same, -1, 0), axis=2) > 1  # itself and a newer one
-        is_first = is_met & ~came_later
-        place = tf.cast(tf.cumsum(tf.cast(is_first, tf.int32), axis=1) - 1, tf.float32)
-        faded = tf.exp(-place[:, :, None] / tf.constant(FADINGS, tf.float32))
-        return WeighedUser(
-            history=history,
-            fadings=tf.where(is_first[:, :, None], faded, 0.0),
-            facts=self._known(is_first, age_s),
-        )
+        length = tf.shape(history)[1]
+        came_later = (history[:, :, None] == history[:, None, :]) & self._is_newer[:length, :length]
+        is_first = (history >= FIRST_ROW) & ~tf.reduce_any(came_later, axis=2)
+        counted = tf.cast(is_first, tf.float32)
+        place = tf.cumsum(counted, axis=1, exclusive=True)
+        faded = tf.exp(place[:, :, None] * tf.constant(-1.0 / np.array(FADINGS), tf.float32))
+        return WeighedUser(history=history, fadings=faded * counted[:, :, None], facts=self._known(counted, age_s))
 
-    def _known(self, is_first: tf.Tensor, age_s: tf.Tensor) -> tf.Tensor:
-        """Facts [batch, facts], standardised."""
-        items = tf.reduce_sum(tf.cast(is_first, tf.float32), axis=1)
-        is_empty = items == 0
+    def _known(self, counted: tf.Tensor, age_s: tf.Tensor) -> tf.Tensor:
+        """Facts [batch, facts], standardised; of an empty history what is not known is average."""
+        items = tf.reduce_sum(counted, axis=1)
+        empty = tf.cast(items == 0, tf.float32)
         gap_days = tf.maximum(age_s[:, 0], 0.0) / 86_400.0
-        always, empty = tf.ones_like(items), tf.cast(is_empty, tf.float32)
-        facts = tf.stack([always, tf.math.log1p(items), tf.math.log1p(gap_days), empty], axis=1)
-        mean, deviation = self._facts
-        scaled = tf.clip_by_value((facts - mean) / deviation, -FACT_LIMIT, FACT_LIMIT)
-        average = tf.stack([always, tf.zeros_like(items), tf.zeros_like(items), empty], axis=1)
-        return tf.where(is_empty[:, None], average, scaled)
+        facts = tf.stack([tf.ones_like(items), tf.math.log1p(items), tf.math.log1p(gap_days), empty], axis=1)
+        scaled = tf.clip_by_value((facts - self._facts_mean) / self._facts_deviation, -FACT_LIMIT, FACT_LIMIT)
+        return scaled * (1.0 - empty[:, None] * IS_OF_HISTORY)
 
     def rank(self, user: WeighedUser, rows: tf.Tensor, dots: tf.Tensor, head: tf.Tensor) -> tf.Tensor:
-        """Log-odds [batch, candidates] of item rows, with the network's logits likewise.
+        """Log-odds [batch, candidates] of item rows, with the network's logits likewise."""
+        popularity = self._popularity.gather(rows)  # [batch, candidates, P]
+        evidence = self._scaled(self._evidence(user, rows))
+        channels = tf.concat([evidence, popularity, dots[:, :, None], head[:, :, None]], axis=2)
+        return self._calibrated(self._rank, user, tf.matmul(channels, self._weights(self._rank, user))[:, :, 0])
 
-        Of the neighbours only the candidates count, so each row of the catalogue is given a slot: 0 for no candidate.
+    def _evidence(self, user: WeighedUser, rows: tf.Tensor) -> tf.Tensor:
+        """[batch, candidates, evidence channels].
+
+        Of the neighbours only the candidates count, so each user's catalogue says where a row is among the candidates
+        of the batch; 0 is nowhere, and what pads is no candidate. What is found is a sparse matrix from the histories
+        to the candidates, by which the fadings are multiplied.
         """
         batch, count = tf.shape(rows)[0], tf.shape(rows)[1]
-        own = tf.repeat(tf.range(batch), count)
-        index = tf.stack([own, tf.reshape(rows, [-1])], axis=1)
-        empty = tf.zeros([batch, self._num_rows], tf.int32)
-        slots = tf.tensor_scatter_nd_max(empty, index, tf.tile(tf.range(1, count + 1), [batch]))
-        met = self._rows.gather(user.history)  # [batch, history, matrices, neighbours]
-        slot = tf.gather(slots, tf.reshape(met, [batch, -1]), batch_dims=1)
-        slot = tf.reshape(slot, tf.shape(met))
-        hit = tf.where(slot > 0)  # [hits, 4]
-        values = tf.gather_nd(self._values.gather(user.history), hit)
-        spoken = values[:, None] * tf.gather_nd(user.fadings, hit[:, :2])  # [hits, fadings]
-        place = tf.stack([hit[:, 0], tf.cast(tf.gather_nd(slot, hit), tf.int64), hit[:, 2]], axis=1)
-        shape = tf.stack([batch, count + 1, len(MATRICES), len(FADINGS)])
-        evidence = tf.scatter_nd(place, spoken, tf.cast(shape, tf.int64))
-        evidence = tf.gather(evidence, tf.gather(slots, rows, batch_dims=1), batch_dims=1)
-        weights = tf.matmul(user.facts, self._rank.weights, transpose_b=True)  # [batch, channels]
-        popularity = self._popularity.gather(rows)  # [batch, candidates, P]
-        logits = self._of_evidence(weights, evidence)
-        logits += tf.einsum("bnp,bp->bn", popularity, weights[:, len(EVIDENCE_CHANNELS) : -2])
-        logits += weights[:, -2:-1] * dots / self._network_scale[0] + weights[:, -1:] * head / self._network_scale[1]
-        return _calibrated(self._rank, user, logits)
+        places = tf.reshape(tf.range(1, batch * count + 1), [batch, count]) * tf.cast(rows != PADDING, tf.int32)
+        start = tf.range(batch) * self._num_rows  # of each user's catalogue
+        own = rows + start[:, None]
+        places = tf.maximum(tf.math.unsorted_segment_max(places, own, batch * self._num_rows), 0)  # [batch × rows]
+        met = self._rows.gather(user.history) + start[:, None, None, None]  # [batch, history, matrices, neighbours]
+        place = tf.reshape(tf.gather_nd(places, tf.reshape(met, [-1, 1])), [-1, *met.shape[2:]])
+        hit = tf.where(place)  # [hits, 3]: which of the histories' items, by which matrix, its how manieth neighbour
+        said_by = tf.cast(tf.gather(tf.reshape(user.history, [-1]), hit[:, :1]), tf.int64)
+        values = self._values.entries(tf.concat([said_by, hit[:, 1:]], 1))
+        target = tf.cast(tf.gather_nd(place, hit), tf.int64) * len(MATRICES) + hit[:, 1]
+        shape = tf.stack([(batch * count + 1) * len(MATRICES), tf.size(user.history)])
+        found = tf.SparseTensor(tf.stack([target, hit[:, 0]], 1), values, tf.cast(shape, tf.int64))
+        fadings = tf.reshape(user.fadings, [-1, len(FADINGS)])
+        evidence = tf.reshape(tf.sparse.sparse_dense_matmul(found, fadings), [-1, len(EVIDENCE_CHANNELS)])
+        return tf.gather(evidence, tf.gather(places, own))
 
     def catalogue(self, user: WeighedUser, dots: tf.Tensor) -> tf.Tensor:
         """Log-odds [batch, rows] of the whole catalogue."""
@@ -100,19 +102,19 @@ class BlendGraph(tf.Module):  # type: ignore[misc]  # the library ships no types
         kinds = tf.broadcast_to(tf.range(len(MATRICES))[None, None, :, None], shape)
         place = tf.stack([users, met, kinds], axis=-1)
         evidence = tf.scatter_nd(place, spoken, tf.stack([batch, self._num_rows, len(MATRICES), len(FADINGS)]))
-        weights = tf.matmul(user.facts, self._retrieve.weights, transpose_b=True)  # [batch, channels]
-        logits = self._of_evidence(weights, evidence)
-        logits += self._popularity.dots(weights[:, len(EVIDENCE_CHANNELS) : -2])
-        logits += weights[:, -2:-1] * dots / self._network_scale[0]
-        return _calibrated(self._retrieve, user, logits)
+        evidence = self._scaled(tf.reshape(evidence, [batch, self._num_rows, len(EVIDENCE_CHANNELS)]))
+        weights = self._weights(self._retrieve, user)
+        logits = tf.matmul(evidence, weights[:, : len(EVIDENCE_CHANNELS)])[:, :, 0]
+        logits += self._popularity.dots(weights[:, len(EVIDENCE_CHANNELS) : -2, 0]) + weights[:, -2] * dots
+        return self._calibrated(self._retrieve, user, logits)
 
-    def _of_evidence(self, weights: tf.Tensor, evidence: tf.Tensor) -> tf.Tensor:
-        """[batch, items] of evidence [batch, items, matrices, fadings]."""
-        scaled = tf.math.log1p(evidence / self._evidence_scale) / np.float32(np.log1p(SHARPNESS))
-        own = tf.reshape(weights[:, : len(EVIDENCE_CHANNELS)], [-1, len(MATRICES), len(FADINGS)])
-        return tf.einsum("bnmf,bmf->bn", scaled, own)
+    def _scaled(self, evidence: tf.Tensor) -> tf.Tensor:
+        return tf.math.log1p(evidence / self._evidence_scale)
 
+    def _weights(self, mix: Mix, user: WeighedUser) -> tf.Tensor:
+        """[batch, channels, 1], of channels that are not scaled yet."""
+        return tf.matmul(user.facts, (mix.weights / self._channel_scale).T)[:, :, None]
 
-def _calibrated(mix: Mix, user: WeighedUser, logits: tf.Tensor) -> tf.Tensor:
-    slope_and_offset = tf.matmul(user.facts, mix.calibration, transpose_b=True)
-    return tf.maximum(slope_and_offset[:, :1], LEAST_SLOPE) * logits + slope_and_offset[:, 1:]
+    def _calibrated(self, mix: Mix, user: WeighedUser, logits: tf.Tensor) -> tf.Tensor:
+        slope_and_offset = tf.matmul(user.facts, mix.calibration.T)
+        return tf.maximum(slope_and_offset[:, :1], LEAST_SLOPE) * logits + slope_and_offset[:, 1:]

@@ -12,6 +12,7 @@ from training.fill_values import HISTORY_FROM
 from training.shape import ModelShape
 
 FAR_BELOW = -1e9  # a logit that no softmax sees
+LARGEST = 60.0  # of a token's logit over the candidate's own: e⁶⁰ is all of the weight; tokens above share it alike
 
 
 class UserFeatureNormalisation(keras.layers.Layer):  # type: ignore[misc]  # the library ships no types
@@ -80,9 +81,10 @@ class SequenceBlock(keras.layers.Layer):  # type: ignore[misc]  # the library sh
     sequence means the same wherever it lies in a packed row.
     """
 
-    def __init__(self, shape: ModelShape, **kwargs: Any) -> None:
+    def __init__(self, shape: ModelShape, *, causal: bool, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         width = shape.embedding_size
+        self.causal = causal  # tokens are newest first, and do not see newer ones
         self.heads, self.head_width = shape.sequence_heads, max(1, width // shape.sequence_heads)
         self.reach = shape.history_length
         inner = self.heads * self.head_width
@@ -96,28 +98,33 @@ class SequenceBlock(keras.layers.Layer):  # type: ignore[misc]  # the library sh
         self.contract = keras.layers.Dense(width, name="contract")
         self.dropout = keras.layers.Dropout(shape.dropout, name="dropout")
 
-    def call(self, tokens: Any, may_see: Any, training: bool = False) -> Any:
-        """tokens [batch, tokens, width], may_see bool [batch, tokens, tokens]."""
-        attended = self._attend(self.attention_norm(tokens), may_see, training)
-        tokens = tokens + self.dropout(attended, training=training)
-        gate, value = ops.split(self.expand(self.feed_norm(tokens)), 2, axis=-1)
-        return tokens + self.dropout(self.contract(ops.silu(gate) * value), training=training)
+    def call(self, tokens: Any, mask: Any, training: bool = False) -> Any:
+        """tokens [batch, tokens, width]; mask [batch, 1 or tokens, tokens], FAR_BELOW where a token may not be seen."""
+        count, width = ops.shape(tokens)[1:]
+        rows = ops.reshape(tokens, (-1, width))  # [batch × tokens, width], which takes far fewer operations
+        attended = self._attend(self.attention_norm(rows), count, mask, training)
+        rows = rows + self.dropout(attended, training=training)
+        gate, value = ops.split(self.expand(self.feed_norm(rows)), 2, axis=-1)
+        rows = rows + self.dropout(self.contract(ops.silu(gate) * value), training=training)
+        return ops.reshape(rows, (-1, count, width))
 
-    def _attend(self, tokens: Any, may_see: Any, training: bool) -> Any:
-        batch, count = ops.shape(tokens)[0], ops.shape(tokens)[1]
-        joint = ops.reshape(self.projections(tokens), (batch, count, 3, self.heads, self.head_width))
+    def _attend(self, rows: Any, count: Any, mask: Any, training: bool) -> Any:
+        joint = ops.reshape(self.projections(rows), (-1, count, 3, self.heads, self.head_width))
         joint = ops.transpose(joint, (2, 0, 3, 1, 4))  # [3, batch, heads, tokens, head]
         logits = ops.matmul(joint[0] / self.head_width**0.5, ops.transpose(joint[1], (0, 1, 3, 2)))
-        logits = ops.where(may_see[:, None], logits + ops.cast(self._distances(count), logits.dtype), FAR_BELOW)
+        logits = logits + ops.cast(self._distances(count), logits.dtype) + mask[:, None]
         weights = self.attention_dropout(ops.softmax(logits, axis=-1), training=training)
         merged = ops.transpose(ops.matmul(weights, joint[2]), (0, 2, 1, 3))  # [batch, tokens, heads, head]
-        return self.merge(ops.reshape(merged, (batch, count, self.heads * self.head_width)))
+        return self.merge(ops.reshape(merged, (-1, self.heads * self.head_width)))
 
     def _distances(self, count: Any) -> Any:
         """[heads, tokens, tokens]: the bias of how much older the seen token is."""
-        place = ops.arange(count)
-        older = ops.clip(place[None, :] - place[:, None], -self.reach, self.reach) + self.reach
-        return ops.transpose(ops.take(self.distance, older, axis=0), (2, 0, 1))
+        place = np.arange(self.reach + 1)
+        older = place[None, :] - place[:, None]
+        bias = ops.transpose(ops.take(self.distance, older + self.reach, axis=0), (2, 0, 1))
+        if self.causal:
+            bias = bias + ops.cast(FAR_BELOW * (older < 0), bias.dtype)
+        return bias[:, :count, :count]
 
 
 class CandidateAttention(keras.layers.Layer):  # type: ignore[misc]  # the library ships no types
@@ -142,26 +149,39 @@ class CandidateAttention(keras.layers.Layer):  # type: ignore[misc]  # the libra
             name="output_projection",
         )
 
-    def call(self, candidates: Any, history: Any, may_see: Any, user_weights: Any) -> Any:
+    def of_items(self, vectors: Any) -> tuple[Any, Any]:
+        """What of the head depends on items alone, vectors [..., width].
+
+        Queries [heads, ..., head + 1], the last less what the item says to itself; and values [heads, ..., head].
+        """
+        normed = self.norm(vectors)
+        query = self._heads(self.query, normed) / self.head_width**0.5
+        own = ops.sum(query * self._heads(self.key, normed), axis=-1, keepdims=True)
+        return ops.concatenate([query, -own], axis=-1), self._heads(self.value, normed)
+
+    def call(self, candidates: Any, history: Any, is_token: Any, user_weights: Any, known: Any = None) -> Any:
         """candidates [batch, candidates, width], history [batch, tokens, width] → [batch, candidates].
 
-        may_see: bool [batch, 1 or candidates, tokens]; user_weights: W_u [batch, width]. One row of candidates for the
-        whole batch is enough where all users are asked about the same.
+        is_token: bool [batch, tokens]; user_weights: W_u [batch, width]; `known` is what `of_items` makes of the
+        candidates, where that is at hand. One row of candidates for the whole batch is enough where all users are asked
+        about the same. The softmax is taken in odds against the candidate itself, so that each of the many pairs of
+        candidate and token is gone over as seldom as possible.
         """
-        candidates = self.norm(candidates)
+        query, own_value = self.of_items(candidates) if known is None else known
         weights = ops.matmul(user_weights, ops.transpose(self.output_projection))  # [batch, inner]
-        weights = ops.reshape(weights, (-1, self.heads, self.head_width, 1))
-        query = self._split(self.query(candidates)) / self.head_width**0.5  # [batch, heads, candidates, head]
-        own = ops.sum(query * self._split(self.key(candidates)), axis=-1, keepdims=True)
-        past = ops.matmul(query, ops.transpose(self._split(self.key(history)), (0, 1, 3, 2)))
-        past = ops.where(may_see[:, None], past, FAR_BELOW)  # [batch, heads, candidates, tokens]
-        largest = ops.maximum(ops.max(past, axis=-1, keepdims=True), own)
-        past, own = ops.exp(past - largest), ops.exp(own - largest)  # the softmax over [itself; history], in two parts
-        own_value = ops.matmul(self._split(self.value(candidates)), weights)  # [batch, heads, candidates, 1]
-        value = ops.matmul(self._split(self.value(history)), weights)  # [batch, heads, tokens, 1]
-        attended = (own * own_value + ops.matmul(past, value)) / (own + ops.sum(past, axis=-1, keepdims=True))
-        return ops.sum(attended[..., 0], axis=1)
+        weights = ops.transpose(ops.reshape(weights, (-1, self.heads, self.head_width, 1)), (1, 0, 2, 3))
+        key = self._heads(self.key, history)  # [heads, batch, tokens, head]
+        value = ops.matmul(self._heads(self.value, history), weights)  # [heads, batch, tokens, 1]
+        ones = ops.ones_like(value)
+        key = ops.transpose(ops.concatenate([key, ones], axis=-1), (0, 1, 3, 2))
+        odds = ops.exp(ops.minimum(ops.matmul(query, key), LARGEST))  # [heads, batch, candidates, tokens]
+        is_token = ops.cast(is_token, value.dtype)[None, :, :, None]
+        past = ops.matmul(odds, ops.concatenate([value, ones], axis=-1) * is_token)  # [heads, batch, candidates, 2]
+        attended = (ops.matmul(own_value, weights) + past[..., :1]) / (1.0 + past[..., 1:])
+        return ops.sum(attended[..., 0], axis=0)
 
-    def _split(self, vectors: Any) -> Any:
-        split = ops.reshape(vectors, (-1, ops.shape(vectors)[1], self.heads, self.head_width))
-        return ops.transpose(split, (0, 2, 1, 3))  # [batch, heads, ..., head]
+    def _heads(self, layer: Any, vectors: Any) -> Any:
+        """[..., width] → [heads, ..., head]."""
+        *before, width = ops.shape(vectors)
+        projected = ops.reshape(layer(ops.reshape(vectors, (-1, width))), (*before, self.heads, self.head_width))
+        return ops.moveaxis(projected, -2, 0)

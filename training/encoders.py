@@ -17,7 +17,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from training.blocks import EncoderBlock, SequenceBlock, UserFeatureNormalisation
+from training.blocks import FAR_BELOW, EncoderBlock, SequenceBlock, UserFeatureNormalisation
 from training.shape import ModelShape
 from training.vocabulary import FIRST_ROW, PADDING
 
@@ -92,7 +92,7 @@ class SequenceEncoder(keras.layers.Layer):  # type: ignore[misc]  # the library 
         self.normalise = UserFeatureNormalisation(shape.num_user_features, name="normalise")
         self.context = keras.layers.Dense(width, kernel_initializer="zeros", name="context")
         self.dropout = keras.layers.Dropout(shape.dropout, name="dropout")
-        self.blocks = [SequenceBlock(shape, name=f"block_{index}") for index in range(shape.num_blocks)]
+        self.blocks = [SequenceBlock(shape, causal=causal, name=f"block_{index}") for index in range(shape.num_blocks)]
         self.norm = keras.layers.LayerNormalization(name="norm")
 
     def call(self, inputs: Tensors, item_vectors: Any, training: bool = False) -> Encoded:
@@ -107,8 +107,7 @@ class SequenceEncoder(keras.layers.Layer):  # type: ignore[misc]  # the library 
             ops.pad(gap_s, ((0, 0), ends)),
             ops.pad(item_vectors, ((0, 0), ends, (0, 0))),
         )
-        may_see = self._in_order(ops.broadcast_to(is_token[:, None, :], self._square(is_token)))
-        tokens = self._run(tokens, may_see, training)
+        tokens = self._run(tokens, is_token[:, None, :], training)
         length = ops.sum(ops.cast(is_item, "int32"), axis=1)
         embedding = self._with_features(tokens[:, 0], inputs["user_features"], length)
         return Encoded(tokens=tokens, is_token=is_token, embedding=embedding)
@@ -117,34 +116,23 @@ class SequenceEncoder(keras.layers.Layer):  # type: ignore[misc]  # the library 
         """Tokens and users at each of them, both [rows, tokens, width], of rows that hold several sequences each."""
         tokens = self._tokens(inputs["items"], inputs["types"], inputs["gap_s"], item_vectors)
         segment = inputs["segment"]  # [rows, tokens]: which of the row's sequences a token is of
-        may_see = self._in_order(ops.equal(segment[:, :, None], segment[:, None, :]))
-        tokens = self._run(tokens, may_see, training)
+        tokens = self._run(tokens, ops.equal(segment[:, :, None], segment[:, None, :]), training)
         return tokens, self._with_features(tokens, inputs["user_features"], inputs["history_length"])
 
     def _tokens(self, items: Any, types: Any, gap_s: Any, item_vectors: Any) -> Any:
         behaviour = item_vectors * self.scale + self.event_type(types) + self.gap(bucket(gap_s))
         return ops.where(ops.not_equal(items, PADDING)[..., None], behaviour, ops.cast(self.special, behaviour.dtype))
 
-    def _in_order(self, may_see: Any) -> Any:
-        """For the transformer without what is newer; tokens are newest first."""
-        if not self.causal:
-            return may_see
-        place = ops.arange(ops.shape(may_see)[-1])
-        return ops.logical_and(may_see, place[None, None, :] >= place[None, :, None])
-
     def _run(self, tokens: Any, may_see: Any, training: bool) -> Any:
+        """may_see: bool [batch, 1 or tokens, tokens]; the transformer does not see what is newer, either."""
         tokens = self.dropout(tokens, training=training)
+        mask = (1.0 - ops.cast(may_see, tokens.dtype)) * FAR_BELOW
         for block in self.blocks:
-            tokens = block(tokens, may_see, training=training)
+            tokens = block(tokens, mask, training=training)
         return self.norm(tokens)
 
     def _with_features(self, tokens: Any, features: Any, history_length: Any) -> Any:
         return tokens + self.context(self.normalise(features, history_length))
-
-    @staticmethod
-    def _square(is_token: Any) -> tuple[Any, Any, Any]:
-        batch, count = ops.shape(is_token)
-        return batch, count, count
 
 
 def make_encoder(shape: ModelShape) -> AttentionEncoder | SequenceEncoder:

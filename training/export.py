@@ -91,12 +91,11 @@ def _trained_scores(model: TrainedModel, rows: dict[str, np.ndarray], inputs: di
     recommender = model.recommender
     user = recommender.encode(rows)
     items = rows["candidate_items"]
-    logits = recommender.rank_logits(
-        user, items, recommender.items(items), model.popularity[items], inputs["user_weights"]
-    )
+    vectors, weights = recommender.items(items), inputs["user_weights"]
+    logits = recommender.logits(user, recommender.bias(items), vectors, model.popularity[items], user_weights=weights)
     past = Past(items=rows["history_items"], age_s=rows["history_age_s"])
     head = np.zeros((len(items), len(model.popularity)), np.float32)
-    np.put_along_axis(head, items, np.asarray(logits), axis=1)
+    np.put_along_axis(head, items, np.asarray(logits["rank"]), axis=1)
     everything = np.broadcast_to(np.arange(head.shape[1]), head.shape)
     dots = np.asarray(
         recommender.retrieve_logits(user, everything, recommender.items(everything), model.popularity[everything])

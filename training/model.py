@@ -100,22 +100,33 @@ class Recommender(keras.Model):  # type: ignore[misc]  # the library ships no ty
             popularity_weights=self.popularity_weights(encoded.embedding),
         )
 
-    def item_terms(self, user: EncodedUser, items: Any, popularity: Any) -> Any:
-        """c_ui [batch, candidates]: the item's bias and what this user makes of its popularity."""
-        return self.item_bias(items)[..., 0] + ops.matmul(popularity, user.popularity_weights[..., None])[..., 0]
+    def bias(self, items: Any) -> Any:
+        """bias_i [batch, candidates]."""
+        return self.item_bias(items)[..., 0]
 
-    def rank_logits(self, user: EncodedUser, items: Any, vectors: Any, popularity: Any, user_weights: Any) -> Any:
-        """Logits [batch, candidates], not calibrated; `vectors` are the candidates' h_i, `user_weights` δ_u and b_u."""
+    def item_terms(self, user: EncodedUser, bias: Any, popularity: Any) -> Any:
+        """c_ui [batch, candidates]: the item's bias and what this user makes of its popularity."""
+        return bias + ops.matmul(popularity, user.popularity_weights[..., None])[..., 0]
+
+    def logits(
+        self, user: EncodedUser, bias: Any, vectors: Any, popularity: Any, *, user_weights: Any, head: Any = None
+    ) -> dict[str, Any]:
+        """`rank` and `retrieve` [batch, candidates], not calibrated.
+
+        `vectors` are the candidates' h_i, `user_weights` δ_u and b_u; `head` is what `attention.of_items` makes of the
+        vectors, where it is known.
+        """
         w = self.shared_weights[:-1] + user_weights[:, :-1]  # W_u = W_0 + δ_u [batch, width]
-        attended = self.attention(vectors, user.tokens, user.is_token[:, None, :], w)  # W_uᵀ a_i
-        residual = ops.matmul(vectors, (w * user.embedding)[..., None])[..., 0]  # W_uᵀ (h_i ⊙ e_u)
+        attended = self.attention(vectors, user.tokens, user.is_token, w, known=head)  # W_uᵀ a_i
+        both = ops.matmul(vectors, ops.stack([w * user.embedding, user.embedding], axis=-1))  # [batch, candidates, 2]
         own = self.shared_weights[-1] + user_weights[:, -1:]  # b_0 + b_u
-        return attended + residual + own + self.item_terms(user, items, popularity)
+        terms = self.item_terms(user, bias, popularity)
+        return {"rank": attended + both[..., 0] + own + terms, "retrieve": both[..., 1] + terms}
 
     def retrieve_logits(self, user: EncodedUser, items: Any, vectors: Any, popularity: Any) -> Any:
         """Logits [batch, candidates] of the dot product alone."""
         dot = ops.matmul(vectors, user.embedding[..., None])[..., 0]
-        return dot + self.item_terms(user, items, popularity)
+        return dot + self.item_terms(user, self.bias(items), popularity)
 
     def probability(self, logits: Any) -> Any:
         """σ(a · logit + b), with Platt's constants."""
@@ -129,10 +140,7 @@ class Recommender(keras.Model):  # type: ignore[misc]  # the library ships no ty
         items, popularity = inputs["candidate_items"], inputs["candidate_popularity"]
         vectors = self.dropout(self.items(items, training=training), training=training)
         weights = self.user_weights(inputs["user"])
-        return {
-            "rank": self.rank_logits(user, items, vectors, popularity, weights),
-            "retrieve": self.retrieve_logits(user, items, vectors, popularity),
-        }
+        return self.logits(user, self.bias(items), vectors, popularity, user_weights=weights)
 
     def _packed(self, inputs: Tensors, training: bool) -> dict[str, Any]:
         """The same at some tokens of packed rows, each a moment: as if the row began there. See training.sequences."""
@@ -156,11 +164,7 @@ class Recommender(keras.Model):  # type: ignore[misc]  # the library ships no ty
         popularity = ops.reshape(inputs["candidate_popularity"], (-1, ops.shape(items)[1], len(POPULARITY_FEATURES)))
         vectors = ops.stop_gradient(self.items(items))
         weights = self.user_weights(ops.reshape(inputs["user"], (-1,)))
-        return {
-            "rank": self.rank_logits(flat, items, vectors, popularity, weights),
-            "retrieve": self.retrieve_logits(flat, items, vectors, popularity),
-            "users": users,
-        }
+        return self.logits(flat, self.bias(items), vectors, popularity, user_weights=weights) | {"users": users}
 
     def compute_loss(
         self, x: Any = None, y: Any = None, y_pred: Any = None, sample_weight: Any = None, training: bool = True

@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from training.artifact import TrainedModel
+from training.blocks import CandidateAttention
 from training.compression import BYTE, LOW_BITS, Compression, halves, planes, product_codes, root_bytes, signed_bytes
 from training.model import build
 from training.neighbours import Neighbours
@@ -27,6 +28,10 @@ class Table(tf.Module):  # type: ignore[misc]  # the library ships no types
     def gather(self, rows: tf.Tensor) -> tf.Tensor:
         """int32 [...] → what these rows hold [..., width]."""
         return self._decoded([tf.gather(each, rows) for each in self._stored])
+
+    def entries(self, index: tf.Tensor) -> tf.Tensor:
+        """int64 [entries, axes of the table] → single numbers [entries]."""
+        return self._decoded([tf.gather_nd(each, index) for each in self._stored])
 
     def dots(self, users: tf.Tensor) -> tf.Tensor:
         """float32 [batch, width] → their products with every row [batch, rows]; no more than a block is decoded.
@@ -117,6 +122,10 @@ class RootTable(Table):
     def __init__(self, values: np.ndarray) -> None:
         super().__init__(*root_bytes(values))
 
+    def entries(self, index: tf.Tensor) -> tf.Tensor:
+        codes, scale = self._stored
+        return self._decoded([tf.gather_nd(codes, index), tf.gather_nd(scale, index[:, :-1])[:, 0]])
+
     def _decoded(self, stored: Sequence[tf.Tensor]) -> tf.Tensor:
         codes, scale = stored
         return tf.square(tf.cast(codes, tf.float32) / BYTE) * scale
@@ -133,6 +142,19 @@ class NumberTable(Table):
         return low + tf.bitwise.left_shift(high[0], LOW_BITS) if high else low
 
 
+class HeadTable(tf.Module):  # type: ignore[misc]  # the library ships no types
+    """What the ranking head makes of each item."""
+
+    def __init__(self, attention: CandidateAttention, vectors: np.ndarray) -> None:
+        super().__init__()
+        made = (np.moveaxis(np.asarray(each), 0, 1) for each in attention.of_items(vectors))
+        self._of_items = [tf.Variable(each, trainable=False) for each in made]  # [rows, heads, ...]
+
+    def gather(self, rows: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        """int32 [batch, candidates] → as `CandidateAttention.of_items` would, [heads, batch, candidates, ...]."""
+        return tuple(tf.transpose(tf.gather(each, rows), (2, 0, 1, 3)) for each in self._of_items)
+
+
 @dataclass(frozen=True, kw_only=True)
 class StoredTables:
     """What of a model grows with the catalogue."""
@@ -142,6 +164,7 @@ class StoredTables:
     neighbours: Table  # int32 [rows, matrices, neighbours]
     neighbour_values: Table  # [rows, matrices, neighbours]
     windows: Table  # [rows, popularity channels]
+    head: HeadTable | None  # none where bytes matter more than time: the head is computed from the vectors
 
 
 def store(model: TrainedModel, compression: Compression) -> StoredTables:
@@ -153,13 +176,14 @@ def store(model: TrainedModel, compression: Compression) -> StoredTables:
         "int8": (ByteTable, RootTable),
         "pq": (ProductTable, RootTable),
     }[compression]
-    near = model.blend.neighbours
+    near, vectors = model.blend.neighbours, np.asarray(model.recommender.items.embeddings)
     return StoredTables(
-        items=items(np.asarray(model.recommender.items.embeddings)),
+        items=items(vectors),
         popularity=small(model.popularity),
         neighbours=PlainTable(near.rows) if compression == "none" else NumberTable(near.rows),
         neighbour_values=values(near.values),
         windows=small(model.blend.popularity),
+        head=HeadTable(model.recommender.attention, vectors) if compression == "none" else None,
     )
 
 
