@@ -24,6 +24,7 @@ from loadtest.errors import LoadTestError
 TIMES: Final = (1, 2, 3)
 DEADLINE_S: Final = 1.0
 CALLERS: Final = 32
+REFUSALS: Final = ("RESOURCE_EXHAUSTED", "CANCELLED")  # by the gateway, and by gRPC's core when its backlog is full
 LEAST_SHARE: Final = 0.9
 
 
@@ -49,7 +50,7 @@ class Stage:
         return cls(
             offered_per_s=median([one.asked / one.seconds for one in rounds]),
             good_per_s=median([(one.answered - one.degraded) / one.seconds for one in rounds]),
-            refused=median([share(one.errors.get("RESOURCE_EXHAUSTED", 0), one) for one in rounds]),
+            refused=median([share(sum(one.errors.get(code, 0) for code in REFUSALS), one) for one in rounds]),
             late=median([share(one.errors.get("DEADLINE_EXCEEDED", 0), one) for one in rounds]),
             degraded=median([share(one.degraded, one) for one in rounds]),
             p50_ms=median([one.p50_ms for one in rounds]),

@@ -145,6 +145,8 @@ class Client:
             return f"no gateway answers at {self._address}; start one with `longtail up`, or give {hint} ({details})"
         if code is grpc.StatusCode.UNAUTHENTICATED:
             return f"the gateway at {self._address} answered {code.name}: {details} (give --token-file)"
+        if code is grpc.StatusCode.CANCELLED:
+            return f"the gateway at {self._address} has more calls waiting than it takes; try again in a moment"
         if code is grpc.StatusCode.UNIMPLEMENTED:
             return f"what answers at {self._address} is no longtail gateway; give --address"
         return f"the gateway at {self._address} answered {code.name}: {details}"

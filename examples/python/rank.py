@@ -18,10 +18,10 @@ from grpc_status import rpc_status
 
 from longtail.activation.v1 import activation_pb2, activation_pb2_grpc, feedback_pb2, feedback_pb2_grpc
 
-# UNAVAILABLE and RESOURCE_EXHAUSTED are worth another try: a retry answers the same, by `idempotency_key`.
+# Worth another try (CANCELLED, unless you did, is a full backlog): a retry answers the same, by `idempotency_key`.
 RETRIES = """{"methodConfig": [{"name": [{"service": "longtail.activation.v1.ActivationService"}], "retryPolicy": {
   "maxAttempts": 3, "initialBackoff": "0.05s", "maxBackoff": "0.5s", "backoffMultiplier": 2,
-  "retryableStatusCodes": ["UNAVAILABLE", "RESOURCE_EXHAUSTED"]}}]}"""
+  "retryableStatusCodes": ["UNAVAILABLE", "RESOURCE_EXHAUSTED", "CANCELLED"]}}]}"""
 
 
 def connect(address: str) -> grpc.Channel:

@@ -16,7 +16,7 @@ DEADLINE_S: Final = 1.0
 CALLERS: Final = 8
 PAUSE_S: Final = 0.02
 TOLERANCE: Final = 0.05  # of a score against the same user's earlier one: ages go on
-GOOD_CODES: Final = frozenset({"OK", "RESOURCE_EXHAUSTED"})  # a refusal at once is an answer
+GOOD_CODES: Final = frozenset({"OK", "RESOURCE_EXHAUSTED", "CANCELLED"})  # a refusal at once is an answer
 
 Rows = frozenset[tuple[str, bool]]  # of each view, whether it has none
 

@@ -25,6 +25,7 @@ from longtail.activation.v1 import (
 )
 from serving.gateway.access.gate import Gate
 from serving.gateway.access.tls import Certificates, check_exposure
+from serving.gateway.admission import admitting_server, backlog_options
 from serving.gateway.audience import ParquetAudience
 from serving.gateway.background import Chore
 from serving.gateway.boundary import Boundary
@@ -41,7 +42,6 @@ from serving.gateway.servicer import ActivationServicer, FeedbackServicer
 from serving.gateway.settings import GatewaySettings
 from serving.gateway.stream import Lane
 from serving.gateway.telemetry import Telemetry
-from serving.gateway.turnstile import Turnstile
 
 SERVICES: Final = (
     activation_pb2.DESCRIPTOR.services_by_name["ActivationService"].full_name,
@@ -115,7 +115,6 @@ def build(
     campaigns: Campaigns | None = None,
     audience: ParquetAudience | None = None,
     hide: Hide = nothing_hidden,
-    turnstile: Turnstile | None = None,
     clock: Callable[[], float] = time.time,
 ) -> Gateway:
     """Nothing waits and nothing is bound here. Raises LongtailError for a certificate that cannot be used."""
@@ -130,17 +129,25 @@ def build(
         queue_s=settings.queue_ms / 1000,
         retry_after_s=retry_after_s,
         taken=telemetry.permits_taken.labels("activation"),
+        not_taking_s=telemetry.not_taking_s.labels("activation"),
     )
     telemetry.watch(telemetry.permits_waited_for.labels("activation"), permits.waiting)
     feedback_permits = Permits(
-        Limit(settings.feedback_permits), retry_after_s=retry_after_s, taken=telemetry.permits_taken.labels("feedback")
+        Limit(settings.feedback_permits),
+        retry_after_s=retry_after_s,
+        taken=telemetry.permits_taken.labels("feedback"),
+        not_taking_s=telemetry.not_taking_s.labels("feedback"),
     )
     lane = Lane(most=settings.batch_users, beside=settings.batch_users_beside, busy_for_s=PEOPLE_ARE_SERVED_S)
     selector = None
     if campaigns is not None and audience is not None:
         selector = Selector(campaigns=campaigns, audience=audience, ports=ports, lane=lane, stages=settings.stages)
         closers = (*closers, selector.close)
-    server = grpc.aio.server(interceptors=[Boundary(telemetry, gate, hide)], options=_options(settings))
+    server = admitting_server(
+        interceptors=[Boundary(telemetry, gate, hide)],
+        options=_options(settings),
+        rooms={f"/{SERVICES[0]}/{method}": permits.room for method in ("RankItems", "GetUserState")},
+    )
     activation_pb2_grpc.add_ActivationServiceServicer_to_server(
         ActivationServicer(
             ports=ports,
@@ -149,7 +156,6 @@ def build(
             settings=settings,
             telemetry=telemetry,
             gate=gate,
-            turnstile=turnstile or Turnstile(),
             explain=explain,
             lane=lane,
             selector=selector,
@@ -197,4 +203,5 @@ def _options(settings: GatewaySettings) -> tuple[tuple[str, int], ...]:
         ("grpc.max_receive_message_length", settings.max_request_kb * 1024),
         ("grpc.max_metadata_size", metadata_bytes),  # between the two, gRPC refuses at random: no such range
         ("grpc.absolute_max_metadata_size", metadata_bytes),
+        *backlog_options(settings.backlog),
     )

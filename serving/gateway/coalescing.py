@@ -11,10 +11,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from contextvars import Context, copy_context
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Generic, TypeVar
-
-from serving.gateway.turnstile import HandOn, at_once
 
 Question = TypeVar("Question")
 Answer = TypeVar("Answer")
@@ -53,13 +50,11 @@ class Coalescer(Generic[Question, Answer]):
         most: int,
         trips: int,
         most_low: int | None = None,
-        hand_on: HandOn = at_once,
     ) -> None:
         self._ask = ask
         self._most = most
         self._most_low = most if most_low is None else most_low
         self._trips = trips
-        self._hand_on = hand_on
         self._waiting: deque[_Passenger[Question, Answer]] = deque()
         self._low_waiting: deque[_Passenger[Question, Answer]] = deque()
         self._under_way = 0
@@ -101,7 +96,7 @@ class Coalescer(Generic[Question, Answer]):
         try:
             answers = await self._ask([passenger.question for passenger in passengers])
             for passenger, answer in zip(passengers, answers, strict=True):
-                self._hand_on(partial(_settle, passenger.answer, answer))
+                _settle(passenger.answer, answer)
         except Exception as error:
             for passenger in passengers:
                 _settle(passenger.answer, error)

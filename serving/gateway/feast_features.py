@@ -17,7 +17,6 @@ from serving.gateway.coalescing import Coalescer
 from serving.gateway.domain import Rows, UserId
 from serving.gateway.errors import Cause, FeaturesError
 from serving.gateway.feast_rows import RedisRows, SqliteRows, StoredRows
-from serving.gateway.turnstile import HandOn, at_once
 
 USERS_A_TRIP: Final = 64
 REDIS_TRIPS: Final = 4  # a slow one must not hold up all
@@ -26,12 +25,12 @@ REDIS_TRIPS: Final = 4  # a slow one must not hold up all
 class FeastFeatures:
     """Asks Redis without blocking; SQLite from one thread."""
 
-    def __init__(self, store: FeatureStore, *, hand_on: HandOn = at_once) -> None:
+    def __init__(self, store: FeatureStore) -> None:
         views = [registered_view(store, view) for view in USER_VIEWS]
         is_redis = store.config.online_store.type == "redis"
         self._stored: StoredRows = RedisRows(store, views) if is_redis else SqliteRows(store, views)
         self._reads: Coalescer[UserId, Rows] = Coalescer(
-            self._stored.read, most=USERS_A_TRIP, trips=REDIS_TRIPS if is_redis else 1, hand_on=hand_on
+            self._stored.read, most=USERS_A_TRIP, trips=REDIS_TRIPS if is_redis else 1
         )
 
     async def read(self, user_id: UserId, *, timeout_s: float) -> Rows:

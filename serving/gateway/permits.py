@@ -7,12 +7,14 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Final
 
-from prometheus_client import Gauge
+from prometheus_client import Counter, Gauge
 
 from serving.gateway.errors import OverloadedError
 from serving.gateway.limit import Limit
 
+ON_THEIR_WAY: Final = 2  # calls that may be taken already and come yet, when the queue is seen to be full
 Waiter = asyncio.Future[None]  # done when the permit is there; an exception when it is not to be had
 
 
@@ -28,6 +30,7 @@ class Permits:
         queue_s: float = 0.0,
         retry_after_s: float,
         taken: Gauge,
+        not_taking_s: Counter,
     ) -> None:
         self._limit = limit
         self._low_permits = limit.most if low_permits is None else low_permits
@@ -35,14 +38,22 @@ class Permits:
         self._queue_s = queue_s
         self._retry_after_s = retry_after_s
         self._gauge = taken
+        self._not_taking_s = not_taking_s
+        self._full_since_s = 0.0
         self._taken = 0
         self._low_taken = 0
         self._waiting: deque[Waiter] = deque()
         self._low_waiting: deque[Waiter] = deque()
+        self._has_room = asyncio.Event()
+        self._has_room.set()
 
     def waiting(self) -> int:
         """Calls that wait for a permit."""
         return len(self._waiting) + len(self._low_waiting)
+
+    async def room(self) -> None:
+        """Returns when a person's call would find a permit or a place in the queue; at once where there is no queue."""
+        await self._has_room.wait()
 
     @asynccontextmanager
     async def take(self, *, low: bool = False) -> AsyncIterator[None]:
@@ -68,6 +79,7 @@ class Permits:
         waiter: Waiter = asyncio.get_running_loop().create_future()
         queue = self._low_waiting if low else self._waiting
         queue.append(waiter)
+        self._note_room()
         try:
             async with asyncio.timeout(self._queue_s):
                 await waiter
@@ -77,6 +89,7 @@ class Permits:
                 self._hand_on()
             elif waiter in queue:
                 queue.remove(waiter)
+                self._note_room()
             if isinstance(error, TimeoutError):
                 raise self._overloaded(low) from None
             raise
@@ -95,6 +108,16 @@ class Permits:
                 if not waiter.done():
                     self._hold(1, low)
                     waiter.set_result(None)
+        self._note_room()
+
+    def _note_room(self) -> None:
+        is_full = 0 < self._queue <= len(self._waiting) + ON_THEIR_WAY
+        if is_full and self._has_room.is_set():
+            self._has_room.clear()
+            self._full_since_s = time.monotonic()
+        elif not is_full and not self._has_room.is_set():
+            self._has_room.set()
+            self._not_taking_s.inc(time.monotonic() - self._full_since_s)
 
     def _hold(self, change: int, low: bool) -> None:
         self._taken += change

@@ -15,7 +15,6 @@ from serving.gateway.rollout import Rollout
 from serving.gateway.settings import GatewaySettings
 from serving.gateway.telemetry import Telemetry
 from serving.gateway.tfserving_scorer import TensorFlowServing
-from serving.gateway.turnstile import HandOn, at_once
 
 CHECK_TIMEOUT_S: Final = 5.0
 
@@ -25,13 +24,10 @@ _log = logging.getLogger(__name__)
 class Scorers:
     """`scorer` is the one that rankings ask."""
 
-    def __init__(
-        self, settings: GatewaySettings, state: StateDir, telemetry: Telemetry, *, hand_on: HandOn = at_once
-    ) -> None:
+    def __init__(self, settings: GatewaySettings, state: StateDir, telemetry: Telemetry) -> None:
         self._settings = settings
         self._contracts = Contracts(path=settings.contract_path, models=state.models)
         self._telemetry = telemetry
-        self._hand_on = hand_on
         self._closers: list[Callable[[], Awaitable[None]]] = []
         self._told = ""
         self._stable = self._open(settings.model_version_label)
@@ -85,7 +81,6 @@ class Scorers:
             contracts=self._contracts,
             calls=settings.model_calls,
             users_a_call=settings.model_users_a_call,
-            hand_on=self._hand_on,
         )
         self._closers.append(scorer.close)
         return scorer

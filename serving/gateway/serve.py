@@ -48,7 +48,6 @@ from serving.gateway.scorers import Scorers
 from serving.gateway.settings import GatewaySettings
 from serving.gateway.telemetry import Telemetry
 from serving.gateway.trail import SlowRequests
-from serving.gateway.turnstile import Turnstile
 
 if TYPE_CHECKING:
     from feature_repo.erasure import Proof
@@ -85,12 +84,11 @@ async def serve(
         gate = _gate(settings, state)
         policies = PolicyBook(settings.policy_path, archive=state.decisions / POLICIES)
         loop.add_signal_handler(signal.SIGHUP, _reload, policies, gate)
-        turnstile = Turnstile()
-        scorers = Scorers(settings, state, telemetry, hand_on=turnstile.soon)
+        scorers = Scorers(settings, state, telemetry)
         stack.push_async_callback(scorers.close)
         await scorers.verify_at_start(timeout_s=START_TIMEOUT_S)
         store = open_store(state, features)
-        reader = FeastFeatures(store, hand_on=turnstile.soon)
+        reader = FeastFeatures(store)
         stack.callback(reader.close)
         await _warm_up(reader)
         catalog = ParquetItemCatalog(source_path(store), count=telemetry.items)
@@ -136,7 +134,6 @@ async def serve(
             explain=archive.explain,
             campaigns=Campaigns(state.campaigns),
             audience=ParquetAudience(state.features),
-            turnstile=turnstile,
             hide=hiding(open_pseudonyms(features.pseudonym_key_file)),
             clock=clock,
         )

@@ -29,7 +29,6 @@ from serving.gateway.selection_wire import decode_selection
 from serving.gateway.settings import GatewaySettings
 from serving.gateway.stream import Lane, answer_in_order
 from serving.gateway.telemetry import Telemetry
-from serving.gateway.turnstile import Turnstile
 from serving.gateway.user import describe
 
 if TYPE_CHECKING:  # generic only in its stubs
@@ -46,7 +45,6 @@ class ActivationServicer(activation_pb2_grpc.ActivationServiceServicer):
         settings: GatewaySettings,
         telemetry: Telemetry,
         gate: Gate,
-        turnstile: Turnstile,
         explain: Explain,
         lane: Lane,
         selector: Selector | None,
@@ -55,7 +53,6 @@ class ActivationServicer(activation_pb2_grpc.ActivationServiceServicer):
         self._ports = ports
         self._explain = explain
         self._gate = gate
-        self._turnstile = turnstile
         self._policies = policies
         self._permits = permits
         self._settings = settings
@@ -69,7 +66,6 @@ class ActivationServicer(activation_pb2_grpc.ActivationServiceServicer):
         if not is_low:
             self._lane.give_way()
         async with self._permits.take(low=is_low):
-            await self._turnstile.enter()
             return await self._rank(request, self._deadline(context))
 
     async def BatchRankItems(  # noqa: N802

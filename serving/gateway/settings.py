@@ -119,12 +119,19 @@ class GatewaySettings(BaseModel):
         8, ge=1, description="It falls to this at least while answers take longer than target_ms."
     )
     target_ms: int = Field(150, ge=1, description="A ranking that takes longer says that too many are in work.")
-    queue: int = Field(32, ge=0, description="Calls that may wait for a permit; one more is refused at once.")
+    queue: int = Field(
+        16, ge=0, description="Calls that may wait for a permit; more are not taken, or with 0 refused at once."
+    )
     queue_ms: int = Field(150, ge=1, description="For so long at most.")
     breaker_failures: int = Field(
         5, ge=1, description="After so many failures in a row a dependency is not asked for a while."
     )
     breaker_open_ms: int = Field(500, ge=1, description="For so long, then one call tries; twice as long if it fails.")
+    backlog: int = Field(
+        128,
+        ge=2,
+        description="Calls of one method that may wait to be taken; from half of it on some are refused, CANCELLED.",
+    )
     batch_permits: int = Field(32, ge=0, description="How many of them calls of priority BATCH may hold.")
     batch_users: int = Field(48, ge=1, description="Users of BatchRankItems ranked at a time, over all streams.")
     batch_users_beside: int = Field(8, ge=1, description="The same while people are served by RankItems.")

@@ -110,6 +110,12 @@ class Telemetry:
             registry=registry,
             multiprocess_mode="livesum",
         )
+        self.not_taking_s = Counter(
+            "longtail_not_taking_seconds",
+            "For so long calls were left to wait untaken, since the queue before the permits was full.",
+            ["service"],
+            registry=registry,
+        )
         self.decisions_waiting = Gauge(
             "longtail_decisions_waiting",
             "Decisions that wait to be written.",

@@ -31,7 +31,6 @@ from serving.gateway.model_contract import (
     differences,
 )
 from serving.gateway.model_inputs import candidate_inputs, user_inputs
-from serving.gateway.turnstile import HandOn, at_once
 
 PredictRequest: Final = message_class("tensorflow.serving.PredictRequest")
 PredictResponse: Final = message_class("tensorflow.serving.PredictResponse")
@@ -102,14 +101,12 @@ class TensorFlowServing:
         contracts: Contracts,
         calls: int = 2,
         users_a_call: int = 32,
-        hand_on: HandOn = at_once,
     ) -> None:
         self._model_name = model_name
         self._label = label
         self._contracts = contracts
         self._calls = calls
         self._users_a_call = users_a_call
-        self._hand_on = hand_on
         self._verified: dict[int, Contract] = {}
         self._current: Contract | None = None
         self.version = 0  # the version last verified
@@ -119,7 +116,7 @@ class TensorFlowServing:
         self._metadata = self._method("GetModelMetadata", MetadataRequest, MetadataResponse)
         self._rankings: dict[int, Coalescer[_Question, tuple[Float32s, int]]] = {}  # by bucket
         self._retrievals: Coalescer[_Question, tuple[ItemId, ...]] = Coalescer(
-            self._retrieve, most=users_a_call, trips=calls, hand_on=hand_on
+            self._retrieve, most=users_a_call, trips=calls
         )
 
     async def score(
@@ -195,7 +192,7 @@ class TensorFlowServing:
 
         most = max(min(self._users_a_call, CELLS_A_CALL // bucket), 1)
         return self._rankings.setdefault(
-            bucket, Coalescer(rank, most=most, most_low=LOW_USERS_A_CALL, trips=self._calls, hand_on=self._hand_on)
+            bucket, Coalescer(rank, most=most, most_low=LOW_USERS_A_CALL, trips=self._calls)
         )
 
     async def _rank(self, questions: Sequence[_Question], bucket: int) -> _Answers:

@@ -7,7 +7,7 @@ from contextlib import AsyncExitStack
 from typing import Any
 
 import pytest
-from prometheus_client import CollectorRegistry, Gauge
+from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from serving.gateway.errors import OverloadedError
 from serving.gateway.limit import Limit
@@ -15,8 +15,16 @@ from serving.gateway.permits import Permits
 
 
 def permits(limit: int, *, queue: int, low: int | None = None, queue_s: float = 10.0) -> Permits:
-    gauge = Gauge("taken", "", registry=CollectorRegistry())
-    return Permits(Limit(limit), low_permits=low, queue=queue, queue_s=queue_s, retry_after_s=0.05, taken=gauge)
+    registry = CollectorRegistry()
+    return Permits(
+        Limit(limit),
+        low_permits=low,
+        queue=queue,
+        queue_s=queue_s,
+        retry_after_s=0.05,
+        taken=Gauge("taken", "", registry=registry),
+        not_taking_s=Counter("not_taking_seconds", "", registry=registry),
+    )
 
 
 class Calls:
@@ -165,3 +173,34 @@ def test_calls_that_do_not_fill_the_limit_do_not_raise_it() -> None:
     for _ in range(1000):
         server.limit.observe(0.001, in_flight=1)
     assert server.limit.value == fallen
+
+
+async def test_there_is_room_until_the_queue_is_full_and_again_when_one_leaves_it() -> None:
+    subject = permits(1, queue=3)
+    calls = Calls(subject)
+    await calls.start("a")
+    await asyncio.wait_for(subject.room(), 1)
+    await calls.start("b")
+    room = asyncio.create_task(subject.room())
+    await asyncio.sleep(0.001)
+    assert not room.done()
+    calls.tasks["b"].cancel()
+    await asyncio.wait_for(room, 1)
+    await calls.finish()
+
+
+async def test_jobs_that_wait_take_no_room_from_people() -> None:
+    subject = permits(1, queue=3)
+    calls = Calls(subject)
+    await calls.start("a")
+    await calls.start("b", low=True)
+    await asyncio.wait_for(subject.room(), 1)
+    await calls.finish()
+
+
+async def test_without_a_queue_there_is_always_room_to_be_refused() -> None:
+    subject = permits(1, queue=0)
+    calls = Calls(subject)
+    await calls.start("a")
+    await asyncio.wait_for(subject.room(), 1)
+    await calls.finish()
