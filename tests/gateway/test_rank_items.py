@@ -209,16 +209,16 @@ async def test_a_replay_answers_for_its_moment(start: Start, world: World) -> No
 
 
 async def test_an_objective_that_is_named_beats_the_states_own(start: Start, world: World) -> None:
-    """A rare item wins when activating, the better-scored popular one when retaining."""
-    world.catalog = MemoryCatalog(item_table(2))  # i01 is twice as rare as i00
-    world.model.scores = {"i00": 0.50, "i01": 0.488}
+    """A rare item wins the last place when activating, the better-scored popular one when retaining."""
+    world.catalog = MemoryCatalog(item_table(5))  # i04 is rarer than i02
+    world.model.scores = {"i00": 0.80, "i01": 0.70, "i02": 0.50, "i04": 0.49}
     running = await start(world)
-    request = pb.RankItemsRequest(user_id="dormant", candidate_item_ids=["i00", "i01"])
-    first = []
+    request = pb.RankItemsRequest(user_id="dormant", candidate_item_ids=["i00", "i01", "i02", "i04"], limit=3)
+    last = []
     for objective in (pb.OBJECTIVE_ACTIVATE, pb.OBJECTIVE_RETAIN):
         request.objective = objective
-        first.append(shown(await running.activation.RankItems(request))[0])
-    assert first == ["i01", "i00"]
+        last.append(shown(await running.activation.RankItems(request))[-1])
+    assert last == ["i04", "i02"]
 
 
 async def test_stages_are_timed(start: Start, world: World) -> None:

@@ -17,7 +17,7 @@ from opentelemetry.trace import SpanKind, StatusCode
 
 from longtail.activation.v1 import activation_pb2 as pb
 from serving.gateway import tracing
-from tests.gateway.conftest import Start
+from tests.gateway.conftest import Start, until
 from tests.gateway.fakes import World
 from tests.gateway.test_tfserving_scorer import Bench
 
@@ -84,6 +84,7 @@ async def test_a_failure_of_the_gateway_marks_the_span(start: Start, world: Worl
     running = await start(world)
     with pytest.raises(grpc.aio.AioRpcError):
         await running.activation.RankItems(pb.RankItemsRequest(user_id="active"))
+    await until(lambda: "longtail.activation.v1/RankItems" in recorded.spans())  # the span ends after the answer
     served = recorded.spans()["longtail.activation.v1/RankItems"]
     assert served.status.status_code is StatusCode.ERROR
 
