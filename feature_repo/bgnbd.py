@@ -24,6 +24,8 @@ Floats = npt.NDArray[np.float64]
 MIN_RETURNING_USERS: Final = 10
 FITTED_GROUPS: Final = 50_000  # beyond it, that many spread evenly: four numbers need no more
 _LOG_BOUNDS: Final = (-12.0, 12.0)
+_PART: Final = 4_096  # users whose numbers stay in the processor's cache
+_TINY: Final = -600.0  # exponents below give denormal numbers, which are slow and weigh nothing
 _log = logging.getLogger(__name__)
 
 
@@ -80,12 +82,18 @@ def fit(x: Floats, t_x: Floats, age: Floats, weights: Floats | None = None) -> B
         return None
     x, t_x, age, weights = (values[:: math.ceil(len(x) / FITTED_GROUPS)] for values in (x, t_x, age, weights))
     scale = max(float(np.average(age, weights=weights)), 1.0)  # days → about 1, so that one start serves all data
-    scaled = (x, t_x / scale, age / scale)
+    shares = weights / weights.sum()
+    parts = [
+        (_Users.of(x[part], t_x[part] / scale, age[part] / scale), shares[part])
+        for part in (slice(start, start + _PART) for start in range(0, len(x), _PART))
+    ]
 
     def loss(log_parameters: Floats) -> tuple[float, Floats]:
-        parameters = np.exp(log_parameters)
-        value = -float(np.average(log_likelihood(parameters, *scaled), weights=weights))
-        slope = -np.average(gradient(parameters, *scaled), axis=1, weights=weights) * parameters
+        parameters, value, slope = np.exp(log_parameters), 0.0, np.zeros(4)
+        for users, weight in parts:
+            likelihood, its_slope = _likelihood(parameters, users)
+            value -= float(likelihood @ weight)
+            slope -= its_slope @ weight * parameters
         return (value, slope) if np.isfinite(value) and np.isfinite(slope).all() else (1e10, np.zeros(4))
 
     found = optimize.minimize(loss, np.zeros(4), jac=True, method="L-BFGS-B", bounds=[_LOG_BOUNDS] * 4)
@@ -98,39 +106,54 @@ def fit(x: Floats, t_x: Floats, age: Floats, weights: Floats | None = None) -> B
 
 def log_likelihood(parameters: Floats, x: Floats, t_x: Floats, age: Floats) -> Floats:
     """Of each user, equation (6) of the paper in logarithms, as A1 + A2 + log(e^A3 + [x > 0] e^A4). [users]"""
-    _, _, a, b = parameters
-    a1, a3, a4 = _terms(parameters, x, t_x, age)
-    a2 = special.betaln(a, b + x) - special.betaln(a, b)
-    return np.asarray(a1 + a2 + np.logaddexp(a3, a4), dtype=np.float64)
+    return _likelihood(parameters, _Users.of(x, t_x, age))[0]
 
 
 def gradient(parameters: Floats, x: Floats, t_x: Floats, age: Floats) -> Floats:
     """Of `log_likelihood` by r, α, a and b. [4, users]"""
+    return _likelihood(parameters, _Users.of(x, t_x, age))[1]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Users:
+    """`x` is `counts[place]`: there are few counts of visits, and the special functions need no more than those."""
+
+    x: Floats
+    t_x: Floats
+    age: Floats
+    counts: Floats  # [counts]
+    place: npt.NDArray[np.intp]
+
+    @classmethod
+    def of(cls, x: Floats, t_x: Floats, age: Floats) -> _Users:
+        counts, place = np.unique(x, return_inverse=True)
+        return cls(x=x, t_x=t_x, age=age, counts=counts, place=place)
+
+
+def _likelihood(parameters: Floats, users: _Users) -> tuple[Floats, Floats]:
+    """`log_likelihood` and `gradient`."""
     r, alpha, a, b = parameters
-    _, a3, a4 = _terms(parameters, x, t_x, age)
-    lost = np.exp(a4 - np.logaddexp(a3, a4))  # the share of e^A4
-    alive, ages = 1.0 - lost, (alpha + age, alpha + t_x)
-    both = special.digamma(a + b) - special.digamma(a + b + x)
-    return np.stack(
+    n = users.counts  # [counts]
+    a1_and_a2 = special.gammaln(r + n) - special.gammaln(r) + r * np.log(alpha)
+    a1_and_a2 += special.betaln(a, b + n) - special.betaln(a, b)
+    before_a4 = np.where(n > 0, np.log(a) - np.log(b + np.where(n > 0, n, 1.0) - 1.0), -np.inf)
+    both = special.digamma(a + b) - special.digamma(a + b + n)
+    by_r = special.digamma(r + n) - special.digamma(r) + np.log(alpha)
+    by_b = both + special.digamma(b + n) - special.digamma(b)
+    if_lost = -1.0 / (b + np.where(n > 0, n, 1.0) - 1.0)
+
+    visits, place = r + users.x, users.place  # [users]
+    log_age, log_t_x = np.log(alpha + users.age), np.log(alpha + users.t_x)
+    a3, a4 = -visits * log_age, before_a4[place] - visits * log_t_x
+    together = np.logaddexp(a3, a4)
+    lost = np.exp(np.maximum(a4 - together, _TINY))  # the share of e^A4
+    alive = 1.0 - lost
+    slope = np.stack(
         [
-            special.digamma(r + x)
-            - special.digamma(r)
-            + np.log(alpha)
-            - alive * np.log(ages[0])
-            - lost * np.log(ages[1]),
-            r / alpha - (r + x) * (alive / ages[0] + lost / ages[1]),
-            both + lost / a,
-            both + special.digamma(b + x) - special.digamma(b) - lost / (b + np.where(x > 0, x, 1.0) - 1.0),
+            by_r[place] - alive * log_age - lost * log_t_x,
+            r / alpha - visits * (alive / (alpha + users.age) + lost / (alpha + users.t_x)),
+            both[place] + lost / a,
+            by_b[place] + lost * if_lost[place],
         ]
     )
-
-
-def _terms(parameters: Floats, x: Floats, t_x: Floats, age: Floats) -> tuple[Floats, Floats, Floats]:
-    """A1, A3 and, −∞ for who never returned, A4. [users]"""
-    r, alpha, a, b = parameters
-    returned = x > 0
-    safe_x = np.where(returned, x, 1.0)
-    a1 = special.gammaln(r + x) - special.gammaln(r) + r * np.log(alpha)
-    a3 = -(r + x) * np.log(alpha + age)
-    a4 = np.log(a) - np.log(b + safe_x - 1.0) - (r + x) * np.log(alpha + t_x)
-    return a1, a3, np.where(returned, a4, -np.inf)
+    return a1_and_a2[place] + together, slope

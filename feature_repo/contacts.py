@@ -35,10 +35,8 @@ def user_contacts_rows(past: Past, engaged: ibis.Table, spine: ibis.Table) -> ib
     last = _recent_contacts(of_channels, past)
     recent = beside(_contacts(last, past), _per_channel(last, past), past.keys)
     recent = recent.mutate(contact_channel_places=places(recent.contact_channels, recent.channels))
-    rows = complete(spine, recent.drop("contact_channels"), past.keys)
-    for more in (_opt_outs(of_channels, past), _exposed_in_vain(past, engaged)):
-        rows = beside(rows, complete(spine, more, past.keys), past.keys)
-    return rows
+    recent = recent.drop("contact_channels")
+    return complete(spine, [recent, _opt_outs(of_channels, past), _exposed_in_vain(past, engaged)], past.keys)
 
 
 def _recent_contacts(of_channels: ibis.Table, past: Past) -> ibis.Table:

@@ -43,11 +43,15 @@ def places(words: ibis.Value, listed: ibis.Value) -> ibis.Value:
     return words.map(lambda word: listed.index(word))  # noqa: PLW0108  Ibis names what it passes
 
 
-def complete(spine: ibis.Table, rows: ibis.Table, keys: Sequence[str] = KEYS) -> ibis.Table:
-    """One row per spine row; empty lists where there is nothing."""
-    joined = left_join(spine, rows, keys)
-    names = [name for name in rows.columns if name not in keys]
-    return joined.mutate(**{name: joined[name].fill_null(ibis.literal([], type=rows[name].type())) for name in names})
+def complete(spine: ibis.Table, parts: Sequence[ibis.Table], keys: Sequence[str] = KEYS) -> ibis.Table:
+    """One row per spine row with the columns of all parts; empty lists where there is nothing."""
+    joined = spine
+    for part in parts:
+        joined = left_join(joined, part, keys)
+    lists = {name: joined[name] for name in joined.columns if name not in spine.columns}
+    return joined.mutate(
+        **{name: column.fill_null(ibis.literal([], type=column.type())) for name, column in lists.items()}
+    )
 
 
 def left_join(left: ibis.Table, right: ibis.Table, keys: Sequence[str]) -> ibis.Table:

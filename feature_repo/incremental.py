@@ -132,12 +132,19 @@ def _events_of_changed_users(
     moved = old.filter(_between_builds(old.event_time, last, as_of)).select("user_id")
     came = fresh.filter(fresh.event_time < moment(as_of)).select("user_id")
     changed = engine.keep("changed", came.union(moved).distinct())
-    theirs = old.semi_join(changed, "user_id")
-    if len(sources.old_imports) + len(sources.old_segments) > 1:  # another user's event may have the id, and be first
-        theirs = engine.keep("theirs", theirs)
+    theirs = engine.keep("theirs", old.semi_join(changed, "user_id"))
+    if len(sources.old_imports) + len(sources.old_segments) > 1 and _are_doubled(engine, old, theirs, changed):
         theirs = one_per_id(old.semi_join(theirs, "event_id")).semi_join(changed, "user_id")
     theirs = theirs.mutate(is_old=theirs.event_time < moment(last))
     return theirs.union(fresh.semi_join(changed, "user_id").mutate(is_old=False)), changed
+
+
+def _are_doubled(engine: DuckDb, old: ibis.Table, theirs: ibis.Table, changed: ibis.Table) -> bool:
+    """Whether an event_id of `theirs` is in the log twice, maybe as another user's."""
+    others = old.anti_join(changed, "user_id").semi_join(theirs, "event_id")
+    count: int = engine.fetch(others.agg(found=others.count()))["found"][0].as_py()
+    own = engine.fetch(theirs.agg(events=theirs.count(), ids=theirs.event_id.nunique()))
+    return count > 0 or own["events"][0].as_py() > own["ids"][0].as_py()
 
 
 def _replaces(engine: DuckDb, news: ibis.Table, known: ibis.Table) -> bool:

@@ -15,7 +15,6 @@ from feature_repo import facts
 from feature_repo.contract import NEIGHBOR_LENGTH
 from feature_repo.expressions import complete, lists, moment
 from feature_repo.settings import FeatureSettings
-from feature_repo.views import beside
 
 KEYS: Final = ["item_id"]
 SCALE: Final = 1_000_000
@@ -34,13 +33,8 @@ def item_neighbors(events: ibis.Table, items: ibis.Table, as_of: datetime, setti
 def item_neighbors_rows(pairs: ibis.Table, items: ibis.Table, as_of: datetime, settings: FeatureSettings) -> ibis.Table:
     """The same from `facts.pairs`."""
     spine = items.select("item_id").union(pairs.select("item_id"), distinct=True).mutate(as_of=moment(as_of))
-    rows = spine
-    for scored, ids, scores in (
-        (_together(pairs, settings), "neighbor_item_ids", "neighbor_scores"),
-        (_alike(items), "content_item_ids", "content_scores"),
-    ):
-        rows = beside(rows, complete(spine, _best(scored, ids, scores), KEYS), KEYS)
-    return rows
+    together = _best(_together(pairs, settings), "neighbor_item_ids", "neighbor_scores")
+    return complete(spine, [together, _best(_alike(items), "content_item_ids", "content_scores")], KEYS)
 
 
 def _together(pairs: ibis.Table, settings: FeatureSettings) -> ibis.Table:

@@ -16,9 +16,10 @@ from typing import Final
 import ibis
 import pyarrow as pa
 import pyarrow.parquet as pq
+from ibis import _
 
-from feature_repo import build
-from feature_repo.contract import USER_ACTIVITY, USER_BEHAVIOR, USER_CONTACTS, View
+from feature_repo import build, views
+from feature_repo.contract import ITEM_STATS, USER_ACTIVITY, USER_BEHAVIOR, USER_CONTACTS, View
 from feature_repo.engine import EVENT_TIMESTAMP, DuckDb, duckdb_engine
 from feature_repo.event_log import EventLog
 from feature_repo.events import EPOCH
@@ -33,20 +34,20 @@ from feature_repo.watermark import Inputs, Watermark
 RECOUNTED: Final = (USER_BEHAVIOR, USER_ACTIVITY, USER_CONTACTS)
 BUILT_ONLY: Final = (USER_BEHAVIOR, USER_ACTIVITY)  # have columns that no event changes
 
-Key = tuple[str, str, datetime]  # view, user, moment
+Key = tuple[str, str, datetime]  # view, user or item, moment
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recount:
-    """The streamed columns at moments, and when each user first came."""
+    """The streamed columns at moments, and when each user or item first came."""
 
     rows: Mapping[Key, Cells]
     first_seen: Mapping[str, datetime]
 
-    def row(self, view: View, user_id: str, at: datetime) -> Cells | None:
-        """None before the user's first event, of whatever type: then a build has no row either."""
-        first = self.first_seen.get(user_id)
-        return self.rows[view.name, user_id, at] if first is not None and first < at else None
+    def row(self, view: View, entity_id: str, at: datetime) -> Cells | None:
+        """None before the first event, of whatever type: then a build has no row either."""
+        first = self.first_seen.get(entity_id)
+        return self.rows[view.name, entity_id, at] if first is not None and first < at else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,12 +59,12 @@ class BuildRecount:
     obstacle: str = ""
 
 
-def sampled_users(state: StateDir, count: int) -> list[str]:
-    """Users of the log in the order of a hash. Raises DataError when there is none."""
+def sampled(state: StateDir, key: str, count: int) -> list[str]:
+    """Users or items of the log in the order of a hash. Raises DataError when the log is empty."""
     rows = EventLog(state.events).rows(ibis.duckdb.connect())
-    users = rows.select("user_id").distinct()
-    found: list[str] = users.order_by([users.user_id.hash(), users.user_id]).limit(count).to_pyarrow()[0].to_pylist()
-    if not found:
+    every = rows.select(id=rows[key]).filter(_.id != "").distinct()
+    found: list[str] = every.order_by([every.id.hash(), every.id]).limit(count).to_pyarrow()[0].to_pylist()
+    if not found and key == "user_id":
         raise DataError(
             f"the event log in {state.events} is empty; fill it with `longtail data fetch ml-100k` or "
             "`longtail data import FILE --map ...`"
@@ -91,10 +92,36 @@ def recount(
         return Recount(rows=rows, first_seen=dict(zip(first["user_id"].to_pylist(), times, strict=True)))
 
 
+def recount_items(
+    state: StateDir, settings: FeatureSettings, asked: Sequence[tuple[str, datetime]], report: Report
+) -> Recount:
+    """Of each item at each moment, from the events strictly before it. The catalogue's items were always there."""
+    with (
+        _scratch(state) as folder,
+        EventLog(state.events).frozen() as (segments, _end),
+        duckdb_engine(state, settings, report, segments) as engine,
+    ):
+        events, items = engine.events(max((at for _item, at in asked), default=EPOCH)), engine.items()
+        spine = engine.put("asked_items", spine_of("item_id", asked))
+        only = replace(ITEM_STATS, features=streamed_features(ITEM_STATS))
+        rows = _rows(engine, only, views.item_counts(events, spine), Path(folder))
+        first = engine.fetch(events.semi_join(spine, "item_id").group_by("item_id").agg(first_us=_.event_us.min()))
+        times = [EPOCH + timedelta(microseconds=each) for each in first["first_us"].to_pylist()]
+        listed = engine.fetch(items.semi_join(spine, "item_id").select("item_id"))["item_id"].to_pylist()
+        first_seen = dict(zip(first["item_id"].to_pylist(), times, strict=True)) | dict.fromkeys(listed, EPOCH)
+        return Recount(rows=rows, first_seen=first_seen)
+
+
 def recount_build(
-    state: StateDir, settings: FeatureSettings, users: Sequence[str], *, loaded: set[datetime], report: Report
+    state: StateDir,
+    settings: FeatureSettings,
+    ids: Sequence[str],
+    *,
+    wanted: tuple[View, ...],
+    loaded: set[datetime],
+    report: Report,
 ) -> BuildRecount:
-    """Of the last build, when its tables are those `loaded`."""
+    """Views of one entity, of the last build, when its tables are those `loaded`."""
     mark = Watermark.read(state)
     if mark is None:
         return BuildRecount(obstacle="no full build on DuckDB left a watermark")
@@ -107,13 +134,15 @@ def recount_build(
         imports = [file for file in log.import_files() if file.name in mark.inputs.imports]
         with _scratch(state) as folder, duckdb_engine(state, settings, report) as engine:
             events = engine.encode(log.table(engine.con, segments=segments, imports=imports), mark.as_of)
-            asked = engine.put("asked_users", pa.table({"user_id": pa.array(users, pa.string())}))
+            key = wanted[0].entity
+            asked = engine.put("asked_ids", pa.table({key: pa.array(ids, pa.string())}))
             rows: dict[Key, Cells] = {}
             for view, table in build.tables(
-                engine, events, engine.items(), as_of=mark.as_of, settings=settings, wanted=BUILT_ONLY
+                engine, events, engine.items(), as_of=mark.as_of, settings=settings, wanted=wanted
             ):
-                only = replace(view, features=built_features(view))
-                rows |= _rows(engine, only, table.semi_join(asked, "user_id"), Path(folder))
+                if view in wanted:
+                    only = replace(view, features=built_features(view))
+                    rows |= _rows(engine, only, table.semi_join(asked, key), Path(folder))
             return BuildRecount(as_of=mark.as_of, rows=rows)
 
 
@@ -128,6 +157,6 @@ def _rows(engine: DuckDb, view: View, table: ibis.Table, folder: Path) -> dict[K
     engine.write(view, table, file)
     names = view.feature_names()
     return {
-        (view.name, row["user_id"], row[EVENT_TIMESTAMP].astimezone(UTC)): {name: row[name] for name in names}
+        (view.name, row[view.entity], row[EVENT_TIMESTAMP].astimezone(UTC)): {name: row[name] for name in names}
         for row in pq.read_table(file).to_pylist()
     }

@@ -15,7 +15,7 @@ from feature_repo.contract import MODEL_USER_FEATURES, USER_ACTIVITY, View
 from feature_repo.layout import StateDir
 from feature_repo.materialize import loaded_until
 from feature_repo.online import OnlineStore, Row, online_of
-from feature_repo.recount import BUILT_ONLY, RECOUNTED, BuildRecount, recount, recount_build, sampled_users
+from feature_repo.recount import BUILT_ONLY, RECOUNTED, BuildRecount, recount, recount_build, sampled
 from feature_repo.settings import FeatureSettings
 from feature_repo.skew_tally import Cells, FeatureSkew, Pair, compare
 from feature_repo.streamed import STREAMED, built_features
@@ -27,17 +27,16 @@ if TYPE_CHECKING:
 
 MODEL_INPUT: Final = "user_features"
 
-Served = Mapping[str, Mapping[str, Row]]  # by user and view
+Served = Mapping[str, Mapping[str, Row]]  # by user or item, and view
 
 
 @dataclass(frozen=True, kw_only=True)
 class SkewReport:
-    """Of `users` asked for, `moved` changed while they were read, and `waiting` came after the tables last loaded.
-
-    `notes` say what was not compared, and why.
+    """Of the users or items `asked` for, `moved` changed while they were read, and `waiting` came after the tables last
+    loaded. `notes` say what was not compared, and why.
     """
 
-    users: int
+    asked: int
     moved: int
     waiting: int
     features: tuple[FeatureSkew, ...]
@@ -58,17 +57,18 @@ def measure(
     report: Report = silent,
 ) -> SkewReport:
     """Compares the online rows of `users`, else of `sample` users of the event log, always the same ones."""
-    users = list(dict.fromkeys(users)) or sampled_users(state, sample)
+    users = list(dict.fromkeys(users)) or sampled(state, "user_id", sample)
     loaded = {view.name: loaded_until(store, view) for view in RECOUNTED}
     newest = max(loaded.values())
     online = online_of(store)
     try:
-        served = _read(online, users)
+        served = read_rows(online, RECOUNTED, users)
         asked = {(user, row.event_time) for user, rows in served.items() for row in rows.values()}
         asked |= {(user, newest) for user in users}
         past = recount(state, settings, sorted(asked), report)
-        built = recount_build(state, settings, users, loaded={loaded[view.name] for view in BUILT_ONLY}, report=report)
-        again = _read(online, users)
+        tables = {loaded[view.name] for view in BUILT_ONLY}
+        built = recount_build(state, settings, users, wanted=BUILT_ONLY, loaded=tables, report=report)
+        again = read_rows(online, RECOUNTED, users)
     finally:
         online.close()
     still = [user for user in users if again[user] == served[user]]
@@ -79,18 +79,18 @@ def measure(
         row = served[user].get(view.name)
         at = newest if row is None else row.event_time
         values = None if row is None else row.values
-        return Pair(user_id=user, at=at, served=values, offline=past.row(view, user, at))
+        return Pair(entity_id=user, at=at, served=values, offline=past.row(view, user, at))
 
     pairs = {view.name: [pair(view, user) for user in compared] for view in RECOUNTED}
     features = [one for view in RECOUNTED for one in compare(view.name, STREAMED[view.name], pairs[view.name])]
     features += compare(MODEL_INPUT, MODEL_USER_FEATURES, list(map(_transformed, pairs[USER_ACTIVITY.name])))
-    features += _of_build(compared, served, built)
+    features += of_build(BUILT_ONLY, compared, served, built)
     return SkewReport(
-        users=len(users),
+        asked=len(users),
         moved=len(users) - len(still),
         waiting=len(waiting),
         features=tuple(features),
-        notes=tuple(_not_compared(built)),
+        notes=tuple(not_compared(BUILT_ONLY, built)),
     )
 
 
@@ -102,10 +102,11 @@ def model_inputs(rows: Sequence[Cells], now_unix_s: Sequence[float]) -> list[Cel
     return [dict(zip(MODEL_USER_FEATURES, row, strict=True)) for row in found.tolist()]
 
 
-def _read(online: OnlineStore, users: Sequence[str]) -> Served:
-    found: dict[str, dict[str, Row]] = {user: {} for user in users}
-    for view in RECOUNTED:
-        for row in online.read(view, users):
+def read_rows(online: OnlineStore, views: Sequence[View], ids: Sequence[str]) -> Served:
+    """What serving reads."""
+    found: dict[str, dict[str, Row]] = {each: {} for each in ids}
+    for view in views:
+        for row in online.read(view, ids):
             if row is not None:
                 found[row.entity_id][view.name] = row
     return found
@@ -118,27 +119,28 @@ def _transformed(activity: Pair) -> Pair:
     return replace(activity, served=served, offline=offline)
 
 
-def _of_build(users: Sequence[str], served: Served, built: BuildRecount) -> Iterator[FeatureSkew]:
-    """Who came after the build has the contract's defaults in its columns."""
+def of_build(views: Sequence[View], ids: Sequence[str], served: Served, built: BuildRecount) -> Iterator[FeatureSkew]:
+    """The columns that only a build changes. Who came after the build has the contract's defaults in its columns."""
     if built.as_of is None:
         return
-    for view in BUILT_ONLY:
+    for view in views:
         pairs = [
             Pair(
-                user_id=user,
+                entity_id=each,
                 at=built.as_of,
-                served=served[user][view.name].values,
-                offline=built.rows.get((view.name, user, built.as_of), view.defaults()),
+                served=served[each][view.name].values,
+                offline=built.rows.get((view.name, each, built.as_of), view.defaults()),
             )
-            for user in users
-            if view.name in served[user]
+            for each in ids
+            if view.name in served[each]
         ]
         yield from compare(view.name, [feature.name for feature in built_features(view)], pairs)
 
 
-def _not_compared(built: BuildRecount) -> Iterator[str]:
+def not_compared(views: Sequence[View], built: BuildRecount) -> Iterator[str]:
+    """The columns that `of_build` leaves out, and why."""
     if built.obstacle:
-        names = [f"{view.name}.{feature.name}" for view in BUILT_ONLY for feature in built_features(view)]
+        names = [f"{view.name}.{feature.name}" for view in views for feature in built_features(view)]
         yield (
             f"not compared, for {built.obstacle}: {', '.join(names)}; run `longtail features build` and "
             "`longtail features materialize` first"

@@ -143,7 +143,7 @@ def _pair(
     activity = past.row(USER_ACTIVITY, one.user_id, activity_at)
     behavior = None if behavior_at is None else past.row(USER_BEHAVIOR, one.user_id, behavior_at)
     if activity is None:
-        return Pair(user_id=one.user_id, at=one.at, served=one.served, offline=None)
+        return Pair(entity_id=one.user_id, at=one.at, served=one.served, offline=None)
     gaps = [] if behavior is None else behavior["history_gaps_s"]
     assert isinstance(gaps, list)
     history = times([int(gap) for gap in gaps])
@@ -153,4 +153,4 @@ def _pair(
     state, days_in_state = state_at(known, now_unix_s=now, settings=lifecycle)
     (inputs,) = model_inputs([{name: known[name] for name in USER_FEATURE_COLUMNS}], [now])
     offline = {**inputs, "history_length": len(history), "state": str(state), "days_in_state": days_in_state}
-    return Pair(user_id=one.user_id, at=one.at, served=one.served, offline=offline)
+    return Pair(entity_id=one.user_id, at=one.at, served=one.served, offline=offline)

@@ -20,9 +20,9 @@ Cells = Mapping[str, FeatureValue]
 
 @dataclass(frozen=True, kw_only=True)
 class Pair:
-    """One user's row at a moment, as served and from the log; None where that side has no row."""
+    """A user's or an item's row at a moment, as served and from the log; None where that side has no row."""
 
-    user_id: str
+    entity_id: str
     at: datetime
     served: Cells | None
     offline: Cells | None
@@ -32,7 +32,7 @@ class Pair:
 class Difference:
     """One row's two values, None where one is missing. `size` is how far apart two numbers, or lists of them, are."""
 
-    user_id: str
+    entity_id: str
     at: datetime
     served: FeatureValue
     offline: FeatureValue
@@ -92,7 +92,7 @@ def _differences(name: str, pairs: Sequence[Pair]) -> Iterator[Difference]:
         served, offline = _value(pair.served, name), _value(pair.offline, name)
         if not is_same(served, offline):
             yield Difference(
-                user_id=pair.user_id, at=pair.at, served=served, offline=offline, size=_distance(served, offline)
+                entity_id=pair.entity_id, at=pair.at, served=served, offline=offline, size=_distance(served, offline)
             )
 
 

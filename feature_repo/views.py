@@ -21,6 +21,7 @@ from ibis import _
 
 from feature_repo import facts
 from feature_repo.contract import AFFINITY_LENGTH, HISTORY_LENGTH
+from feature_repo.events import EXPOSURE
 from feature_repo.expressions import (
     KEYS,
     complete,
@@ -78,7 +79,7 @@ def user_history(events: ibis.Table, spine: ibis.Table, settings: FeatureSetting
     so that the order of arrival does not matter (`user_state`).
     """
     past = _past_engagements(events, spine, settings)
-    return complete(spine, _history(Past(rows=recent(past)), KEYS))
+    return complete(spine, [_history(Past(rows=recent(past)), KEYS)])
 
 
 def user_behavior(events: ibis.Table, items: ibis.Table, spine: ibis.Table, settings: FeatureSettings) -> ibis.Table:
@@ -94,7 +95,7 @@ def user_behavior_rows(last: Past, weights: ibis.Table, spine: ibis.Table) -> ib
         history_type_places=places(rows.history_event_types, rows.count_event_types),
         history_gaps_s=gaps(rows.history_unix_s),
     ).drop("history_event_types", "history_unix_s")
-    return complete(spine, left_join(rows, _affinities(weights, last.keys), last.keys), last.keys)
+    return complete(spine, [rows, _affinities(weights, last.keys)], last.keys)
 
 
 def recent(past: Past) -> ibis.Table:
@@ -187,6 +188,25 @@ def item_stats(events: ibis.Table, items: ibis.Table, as_of: datetime, settings:
     """(item_id, as_of) → the features of `contract.ITEM_STATS`, for every item of the catalogue or the log."""
     past = facts.prepare(events.filter(events.event_time < moment(as_of)), settings)
     return item_stats_rows(facts.items(facts.pairs(past), past, as_of), items, as_of)
+
+
+def item_counts(events: ibis.Table, spine: ibis.Table) -> ibis.Table:
+    """(item_id, as_of) → what of `contract.ITEM_STATS` each event of the item changes, for any moments of any items."""
+    keys = ["item_id", "as_of"]
+    timed = spine.select(*keys, as_of_us=microseconds(spine.as_of))
+    past = timed.join(events, [timed.item_id == events.item_id, events.event_us < timed.as_of_us])
+    counts = past.group_by(keys).agg(
+        exposures=_.count(where=_.event_type == EXPOSURE),
+        engagements=_.count(where=_.weight > 0),
+        first_us=_.event_us.min(),
+    )
+    rows = left_join(spine.select(keys), counts, keys)
+    return rows.select(
+        *keys,
+        exposures=rows.exposures.fill_null(0),
+        engagements=rows.engagements.fill_null(0),
+        first_seen_unix_s=(rows.first_us // 1_000_000).cast("int64"),
+    )
 
 
 def item_stats_rows(known: ibis.Table, items: ibis.Table, as_of: datetime) -> ibis.Table:

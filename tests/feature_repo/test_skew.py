@@ -12,16 +12,25 @@ from typer.testing import CliRunner, Result
 
 from cli.main import app
 from feature_repo.build import build
-from feature_repo.contract import MODEL_USER_FEATURES, USER_ACTIVITY, USER_BEHAVIOR, USER_CONTACTS, View
+from feature_repo.contract import (
+    ITEM_NEIGHBORS,
+    ITEM_STATS,
+    MODEL_USER_FEATURES,
+    USER_ACTIVITY,
+    USER_BEHAVIOR,
+    USER_CONTACTS,
+    View,
+)
 from feature_repo.errors import LongtailError
 from feature_repo.event_log import EventLog
 from feature_repo.events import CONTACT_TYPES, Event
 from feature_repo.layout import StateDir
 from feature_repo.materialize import materialize
 from feature_repo.online import Row, as_batch, online_of
-from feature_repo.recount import recount_build
+from feature_repo.recount import BUILT_ONLY, recount_build
 from feature_repo.settings import FeatureSettings
 from feature_repo.skew import MODEL_INPUT, SkewReport, measure
+from feature_repo.skew_items import measure_items
 from feature_repo.skew_tally import FeatureSkew
 from feature_repo.store import apply, open_store
 from feature_repo.tabular import DataError, silent
@@ -92,7 +101,7 @@ def test_rows_of_a_build_and_streamed_ones_are_what_the_log_gives(installation: 
     found = ask(installation, store)
     assert not found.skewed, skewed(found)
     assert (found.waiting, found.moved, found.notes) == (0, 0, ())
-    assert {one.compared for one in found.features} == {found.users}
+    assert {one.compared for one in found.features} == {found.asked}
     times = online_of(store).times(USER_ACTIVITY, [f"u{user}" for user in range(40)])
     assert len(set(times.tolist())) == 3, "by the build, by the worker's first look, and streamed"
     views = (USER_BEHAVIOR, USER_ACTIVITY, USER_CONTACTS)
@@ -102,11 +111,47 @@ def test_rows_of_a_build_and_streamed_ones_are_what_the_log_gives(installation: 
     }
 
 
-def overwrite(store: Any, view: View, user: str, **broken: Any) -> None:
+def test_items_of_a_build_and_streamed_ones_are_what_the_log_gives(installation: Installation) -> None:
+    store = serve(installation, visits(40, 120, seed=1))
+    late = [each for each in visits(50, 40, seed=2) if int(each.user_id[1:]) > 24]
+    EventLog(installation.state.events).append([*late, event("now", event_time=NOW, item_id="fresh")])
+    drain(installation, LATER)
+    found = measure_items(installation.state, installation.settings, store)
+    assert not found.skewed, skewed(found)
+    assert (found.asked, found.waiting, found.moved, found.notes) == (8, 0, 0, ())
+    names = [(one.view, one.feature) for one in found.features]
+    assert sorted(names) == sorted(
+        (view.name, name) for view in (ITEM_STATS, ITEM_NEIGHBORS) for name in view.defaults()
+    )
+    assert {one.compared for one in found.features if one.view == "item_stats"} == {8}
+
+
+def test_an_item_that_is_wrong_or_missing_online_is_found(tmp_path: Path) -> None:
+    installation, store = simple(tmp_path, event("c", item_id="i2"))
+    EventLog(installation.state.events).append([event("late", item_id="i2", event_time=NOW - timedelta(days=3))])
+    overwrite(store, ITEM_STATS, "i1", popularity_percentile=0.25)
     online = online_of(store)
-    (row,) = online.read(view, [user])
+    online.erase("item_id", "i2")
+    online.close()
+    found = skewed(measure_items(installation.state, installation.settings, store, items=["i1", "i2", "nothing"]))
+    assert (found["item_stats.engagements"].compared, found["item_stats.engagements"].missing_online) == (2, 1)
+    assert found["item_stats.popularity_percentile"].examples[0].served == 0.25
+    assert found["item_neighbors.neighbor_item_ids"].missing_online == 1
+    assert "user_activity.events" not in found
+    done = command(tmp_path, "--item", "i1")
+    assert "popularity_percentile: 1 compared, 0 equal, 1 different" in done.output
+    assert "such as item i1 at" in done.output
+    assert "1 items: 0 came after" in done.output
+    assert "user_activity" not in done.output
+
+
+def overwrite(store: Any, view: View, entity_id: str, **broken: Any) -> None:
+    online = online_of(store)
+    (row,) = online.read(view, [entity_id])
     assert row is not None
-    online.load(view, as_batch(view, [Row(entity_id=user, event_time=row.event_time, values={**row.values, **broken})]))
+    online.load(
+        view, as_batch(view, [Row(entity_id=entity_id, event_time=row.event_time, values={**row.values, **broken})])
+    )
     online.close()
 
 
@@ -124,7 +169,7 @@ def test_what_is_wrong_or_missing_online_is_found_with_its_user(tmp_path: Path) 
     assert (visits.compared, visits.equal, visits.different, visits.largest) == (4, 1, 1, 3)
     assert (visits.missing_online, visits.missing_offline) == (1, 1), "u3 was lost, and ghost never did anything"
     largest = visits.examples[0]
-    assert (largest.user_id, largest.served, largest.offline) == ("u2", 4, 1)
+    assert (largest.entity_id, largest.served, largest.offline) == ("u2", 4, 1)
     assert {name for name, one in found.items() if one.different} == {
         "user_behavior.history_item_ids",
         "user_activity.visits_7d",
@@ -137,7 +182,7 @@ def test_what_is_wrong_or_missing_online_is_found_with_its_user(tmp_path: Path) 
     line = "visits_7d: 3 compared, 1 equal, 1 different by up to 3, 1 missing online; such as user u2 at 2026-03-01"
     assert f"{line} 12:00:01: online 4, from the log 1" in done.output
     assert isinstance(done.exception, LongtailError)
-    assert "user_activity.tail_percentile, of the users" in str(done.exception)
+    assert "user_activity.tail_percentile, of user u" in str(done.exception)
 
 
 def command(tmp_path: Path, *words: str) -> Result:
@@ -151,7 +196,7 @@ def test_a_late_event_is_skew_until_it_is_followed_and_a_new_user_waits(tmp_path
     report = ask(installation, store)
     found = skewed(report)
     assert report.waiting == 1
-    assert {one.examples[0].user_id for one in found.values()} == {"u1"}
+    assert {one.examples[0].entity_id for one in found.values()} == {"u1"}
     assert {"user_behavior.history_item_ids", "user_activity.events", "user_features.log_events"} <= set(found)
     assert not any("affinity" in name or "p_alive" in name for name in found), "the build did not know it"
     drain(installation, LATER)
@@ -169,7 +214,7 @@ def test_columns_of_a_build_that_is_not_online_are_named_and_not_compared(tmp_pa
     assert "not those loaded last: user_behavior.affinity_categories" in found.notes[0]
 
     def obstacle(settings: FeatureSettings) -> str:
-        return recount_build(state, settings, ["u1"], loaded={LATER}, report=silent).obstacle
+        return recount_build(state, settings, ["u1"], wanted=BUILT_ONLY, loaded={LATER}, report=silent).obstacle
 
     assert obstacle(FeatureSettings(default_event_weight=0)) == (
         "settings of features, or the version of longtail, changed since the last build"
