@@ -62,7 +62,15 @@ def register(app: typer.Typer) -> None:
     app.command()(publish)
 
 
-def train(context: typer.Context, config: ConfigOption = None, resume: ResumeOption = False) -> None:
+def train(
+    context: typer.Context,
+    config: ConfigOption = None,
+    resume: ResumeOption = False,
+    impressions: Annotated[
+        Path | None,
+        typer.Option(help="What `longtail impressions` wrote, to learn from too. Default: training.impressions."),
+    ] = None,
+) -> None:
     """Learns the recommender from the event log.
 
     The last tenth of the log is kept for the test and not looked at. Writes `training/model` and checkpoints.
@@ -70,11 +78,14 @@ def train(context: typer.Context, config: ConfigOption = None, resume: ResumeOpt
     Example: `longtail train --config small.toml`
     """
     settings, chosen = chosen_settings(context, config)
+    chosen = chosen if impressions is None else chosen.model_copy(update={"impressions": impressions})
     quiet()
     from feature_repo.catalogue import catalogue_file
     from training import workflow
 
     run = workflow.start(settings.state.events, settings.features, chosen, catalogue=catalogue_file(settings.state))
+    if run.refused is not None:
+        typer.echo(f"{chosen.impressions}: {len(run.refused)} items shown and not chosen", err=True)
     version = workflow.new_version(datetime.now(UTC))
     with shown_progress(chosen, str(version)) as progress:
         model = workflow.train(run, settings.state.training, version=version, resume=resume, progress=progress)

@@ -16,39 +16,16 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from feature_repo.impressions import schema_of
 from outcomes.attribution import DAY_S, Attribution
 from outcomes.errors import OutcomeError
 
-SCHEMA_VERSION: Final = 1
 PRIOR_SHOWINGS: Final = 20.0  # a rank's rate is drawn to that of all drawn items as if by so many more
-
-SCHEMA: Final = pa.schema(
-    [
-        ("decision_id", pa.string()),
-        ("user_id", pa.string()),
-        ("state", pa.string()),
-        ("item_id", pa.string()),
-        ("rank", pa.int32()),
-        ("decided_at", pa.timestamp("us", "UTC")),
-        ("shown_at", pa.timestamp("us", "UTC")),  # of the exposure event, else of the decision
-        ("campaign_id", pa.string()),
-        ("policy_version", pa.string()),
-        ("is_exploration", pa.bool_()),
-        ("propensity", pa.float64()),
-        ("contact_propensity", pa.float64()),
-        ("weight", pa.float64()),
-        ("examination", pa.float64()),  # missing for a rank where nothing was drawn
-        ("outcomes", pa.int64()),
-        ("label", pa.bool_()),  # an outcome within the window
-        ("first_outcome_at", pa.timestamp("us", "UTC")),
-    ],
-    metadata={"longtail.impressions.schema_version": str(SCHEMA_VERSION)},
-)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Impressions:
-    """`rows` have SCHEMA. `not_due` are left out: their window has not ended."""
+    """`rows` are those of `feature_repo.impressions`. `not_due` are left out: their window has not ended."""
 
     rows: pa.Table
     not_due: int
@@ -78,8 +55,9 @@ def impressions_of(
         "label": label,
         "first_outcome_at": _moment(due["first_outcome_unix_s"]),
     }
-    arrays = [pa.array(values[name], SCHEMA.field(name).type, from_pandas=True) for name in SCHEMA.names]
-    return Impressions(rows=pa.table(arrays, schema=SCHEMA), not_due=int((~is_due).sum()))
+    schema = schema_of(window_days)
+    arrays = [pa.array(values[name], schema.field(name).type, from_pandas=True) for name in schema.names]
+    return Impressions(rows=pa.table(arrays, schema=schema), not_due=int((~is_due).sum()))
 
 
 def write(impressions: Impressions, file: Path) -> None:

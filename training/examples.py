@@ -12,6 +12,7 @@ import numpy as np
 
 from training.engagements import Engagements
 from training.popularity import DAY_US, PopularityTable
+from training.shown import Refused
 from training.vocabulary import FIRST_ROW, PADDING
 
 RETURN_GAP_DAYS = 0.25  # a visit after so long a pause is a return
@@ -128,6 +129,7 @@ class Sampler:
     new_before: np.ndarray  # int64 [events + 1], how many of those lie before each position
     probability: np.ndarray  # float64 [rows], of an item as a negative
     cumulative: np.ndarray  # float64 [rows]
+    refused: Refused | None = None
 
     def has_target(self, moments: Moments) -> np.ndarray:
         """Bool [moments]: true where the user meets a known item later on."""
@@ -146,14 +148,37 @@ class Sampler:
         position = self.new_position[np.where(is_target, low[:, None] + offset, 0)]
         return np.where(is_target, self.tables.item_row[self.log.item[position]], PADDING)
 
-    def candidates(self, moments: Moments, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        """Item rows and labels [moments, positives + negatives]: 1 target, 0 negative, −1 neither."""
+    def candidates(
+        self, moments: Moments, rng: np.random.Generator
+    ) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
+        """Item rows and labels [moments, candidates]: 1 target, 0 negative, −1 neither.
+
+        Where it is known what users refused, that follows, and the last is what each candidate counts, by the name of
+        the model's input; elsewhere that is empty.
+        """
         targets = self.targets(moments, rng)
         drawn = self.draw((len(moments), self.sampling.negatives), rng)
-        collides = (drawn[:, :, None] == targets[:, None, :]).any(axis=2)
+        weights = {}
+        if self.refused is not None:
+            refused, weight = self._refused(self.refused, moments)
+            weights = {
+                "candidate_weight": np.concatenate(
+                    [np.ones((len(moments), targets.shape[1] + drawn.shape[1])), weight], axis=1
+                ).astype(np.float32)
+            }
+            drawn = np.concatenate([drawn, refused], axis=1)
+        is_none = (drawn == PADDING) | (drawn[:, :, None] == targets[:, None, :]).any(axis=2)
         items = np.concatenate([targets, drawn], axis=1).astype(np.int32)
-        labels = np.concatenate([np.where(targets > 0, 1, -1), np.where(collides, -1, 0)], axis=1)
-        return items, labels.astype(np.float32)
+        labels = np.concatenate([np.where(targets > 0, 1, -1), np.where(is_none, -1, 0)], axis=1)
+        return items, labels.astype(np.float32), weights
+
+    def _refused(self, refused: Refused, moments: Moments) -> tuple[np.ndarray, np.ndarray]:
+        """Rows and weights of what the users were shown after the last event before each moment, and did not choose."""
+        has_past = moments.end > moments.start
+        since_us = np.where(has_past, self.log.time_us[np.maximum(moments.end - 1, 0)], np.iinfo(np.int64).min)
+        item, weight = refused.after(moments.user, since_us)
+        row = np.where(item >= 0, self.tables.item_row[item], PADDING)
+        return np.where(row >= FIRST_ROW, row, PADDING), weight
 
     def draw(self, shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
         """Item rows by their probability as a negative."""
@@ -161,7 +186,9 @@ class Sampler:
         return np.minimum(drawn, self.num_items + FIRST_ROW - 1)
 
 
-def make_sampler(log: Engagements, tables: Tables, num_items: int, sampling: Sampling) -> Sampler:
+def make_sampler(
+    log: Engagements, tables: Tables, num_items: int, sampling: Sampling, refused: Refused | None = None
+) -> Sampler:
     """A sampler of the log's own items; popularity is the log's."""
     is_new = log.first_of_each_item() & (tables.item_row[log.item] >= FIRST_ROW)
     counts = np.bincount(tables.item_row[log.item], minlength=num_items + FIRST_ROW).astype(np.float64)
@@ -178,6 +205,7 @@ def make_sampler(log: Engagements, tables: Tables, num_items: int, sampling: Sam
         new_before=np.r_[0, np.cumsum(is_new)],
         probability=probability,
         cumulative=np.cumsum(probability) / probability.sum(),
+        refused=refused,
     )
 
 
@@ -207,13 +235,13 @@ class Examples:
     def batch(self, rows: np.ndarray, rng: np.random.Generator) -> tuple[dict[str, np.ndarray], np.ndarray]:
         """Inputs and labels of these moments, with targets and negatives drawn anew."""
         moments = self.moments.take(rows)
-        items, labels = self.sampler.candidates(moments, rng)
+        items, labels, weights = self.sampler.candidates(moments, rng)
         draws = self.sampler.sampling.negatives
         log_odds = np.log(np.maximum(draws * self.sampler.probability[items], 1e-9))
         keeps = rng.random(len(rows)) >= self.user_dropout
         period = self.popularity.periods(moments.as_of_us)
         inputs = history_inputs(self.sampler.log, moments, self.sampler.tables, length=self.history_length)
-        inputs |= {
+        inputs |= weights | {
             "user_features": self.user_features[rows],
             "user": np.where(keeps, moments.user + 1, 0).astype(np.int32),
             "candidate_items": items,

@@ -21,6 +21,7 @@ from training.popularity import DAY_US, PopularityTable, popularity_table
 from training.sequences import PackedRows, SequenceExamples
 from training.settings import TrainingSettings
 from training.shape import ModelShape
+from training.shown import Refused
 from training.vocabulary import FIRST_ROW, UNKNOWN
 
 LEAST_BATCH = 16
@@ -44,13 +45,19 @@ class Preparation:
     popularity: PopularityTable
     cut_us: int
     terms: ItemTerms | None = None  # what the catalogue says of the items; None where nothing is read of it
+    refused: Refused | None = None  # what users were shown and did not choose; None where nothing is known of it
 
     @property
     def num_rows(self) -> int:
         return len(self.known_items) + FIRST_ROW
 
 
-def prepare(fit: Engagements, cut_us: int, terms: Callable[[np.ndarray], ItemTerms | None] = _nothing) -> Preparation:
+def prepare(
+    fit: Engagements,
+    cut_us: int,
+    terms: Callable[[np.ndarray], ItemTerms | None] = _nothing,
+    refused: Refused | None = None,
+) -> Preparation:
     """Gives every item and type of the log a row; what the log does not have is unknown."""
     known_items = np.unique(fit.item)
     item_row = np.full(len(fit.item_ids), UNKNOWN, np.int32)
@@ -66,6 +73,7 @@ def prepare(fit: Engagements, cut_us: int, terms: Callable[[np.ndarray], ItemTer
         ),
         cut_us=cut_us,
         terms=terms(known_items),
+        refused=refused.before(cut_us) if refused is not None and len(refused.before(cut_us)) else None,
     )
 
 
@@ -89,7 +97,7 @@ def _moments(prepared: Preparation, user_features: UserFeatures, settings: Train
         popularity_share=settings.popularity_share,
         horizon=settings.horizon,
     )
-    sampler = make_sampler(fit, prepared.tables, len(prepared.known_items), sampling)
+    sampler = make_sampler(fit, prepared.tables, len(prepared.known_items), sampling, prepared.refused)
     moments = sample_moments(fit, per_user=settings.moments_per_user, rng=rng)
     moments = moments.take(np.flatnonzero(sampler.has_target(moments)))
     count = np.bincount(moments.user, minlength=len(fit.user_ids))
@@ -120,7 +128,7 @@ def _sequences(prepared: Preparation, user_features: UserFeatures, settings: Tra
     return SequenceExamples(
         log=fit,
         tables=prepared.tables,
-        sampler=make_sampler(fit, prepared.tables, len(prepared.known_items), sampling),
+        sampler=make_sampler(fit, prepared.tables, len(prepared.known_items), sampling, prepared.refused),
         user_features=user_features(fit.user, fit.time_us),
         popularity=prepared.popularity,
         weight=(weight / weight.mean()).astype(np.float32),

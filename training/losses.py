@@ -45,15 +45,18 @@ def weighted_mean(values: Any, weight: Any) -> Any:
     return ops.sum(values * weight) / ops.maximum(ops.sum(weight), 1e-6)
 
 
-def candidate_losses(logits: Any, label: Any) -> tuple[Any, Any]:
+def candidate_losses(logits: Any, label: Any, weight: Any = None) -> tuple[Any, Any]:
     """Binary cross-entropy and softmax, each summed over the candidates: [batch] twice.
 
-    logits, label [batch, candidates]; the label is 1 for a target, 0 for a negative, −1 for none.
+    logits, label [batch, candidates]; the label is 1 for a target, 0 for a negative, −1 for none. One of weight w
+    counts as w of them; without `weight` each counts 1.
     """
     is_candidate = ops.cast(label >= 0, "float32")
+    counts = is_candidate if weight is None else is_candidate * weight
     label = ops.maximum(label, 0.0)
     cross_entropy = ops.maximum(logits, 0.0) - logits * label + ops.log1p(ops.exp(-ops.abs(logits)))
-    binary = ops.sum(cross_entropy * is_candidate, axis=1)
+    binary = ops.sum(cross_entropy * counts, axis=1)
     known = ops.where(is_candidate > 0, logits, FAR_BELOW)
-    softmax = ops.sum(label, axis=1) * ops.logsumexp(known, axis=1)
+    many = known if weight is None else known + ops.log(ops.maximum(counts, 1e-9))
+    softmax = ops.sum(label, axis=1) * ops.logsumexp(many, axis=1)
     return binary, softmax - ops.sum(label * ops.where(label > 0, known, 0.0), axis=1)

@@ -173,7 +173,8 @@ class Recommender(keras.Model):  # type: ignore[misc]  # the library ships no ty
 
         y [batch, candidates] is 1 for an item the user went on to engage with, 0 for a sampled one, −1 for padding.
         x["candidate_log_odds"] is log(draws × probability) of the item as a negative, so that what is learnt is the
-        odds of engagement and not the odds against this way of sampling.
+        odds of engagement and not the odds against this way of sampling. x["candidate_weight"], where it is given, is
+        how much each candidate counts; see training.shown.
 
         Of packed rows also what came next at every token, against negatives that the batch shares.
         """
@@ -186,8 +187,9 @@ class Recommender(keras.Model):  # type: ignore[misc]  # the library ships no ty
         per_user = ops.sum(ops.maximum(label, 0.0), axis=1)
         rank = ops.cast(y_pred["rank"], "float32") - flat["candidate_log_odds"]
         retrieve = ops.cast(y_pred["retrieve"], "float32") - flat["candidate_log_odds"]
-        binary, listwise = candidate_losses(rank, label)
-        loss = binary + (listwise if is_packed else candidate_losses(retrieve, label)[1])
+        weight = ops.reshape(x["candidate_weight"], ops.shape(label)) if "candidate_weight" in x else None
+        binary, listwise = candidate_losses(rank, label, weight)
+        loss = binary + (listwise if is_packed else candidate_losses(retrieve, label, weight)[1])
         delta = ops.cast(self.user_weights(flat["user"]), "float32")
         prior = 0.5 * self.model_shape.user_prior * ops.sum(ops.square(delta), axis=1) * flat["prior_share"]
         total = ops.sum(flat["example_weight"] * loss + prior)

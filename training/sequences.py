@@ -204,7 +204,7 @@ class PackedRows:
         event = np.maximum(asked.reshape(-1), 0)
         user, as_of_us = log.user[event], log.time_us[event]
         moments = Moments(user=user, start=log.starts[user], end=event, as_of_us=as_of_us)
-        items, labels = sampler.candidates(moments, rng)
+        items, labels, weights = sampler.candidates(moments, rng)
         labels[~is_moment] = -1.0
         log_odds = np.log(np.maximum(sampler.sampling.negatives * sampler.probability[items], 1e-9))
         period = examples.popularity.periods(as_of_us)
@@ -214,7 +214,7 @@ class PackedRows:
         def by_row(values: np.ndarray, dtype: type) -> np.ndarray:
             return values.reshape(*asked.shape, *values.shape[1:]).astype(dtype)
 
-        return {
+        return {name: by_row(values, np.float32) for name, values in weights.items()} | {
             "user": by_row(np.where(keeps, user + 1, 0), np.int32),
             "candidate_items": by_row(items, np.int32),
             "candidate_popularity": by_row(examples.popularity.features[period[:, None], items], np.float32),

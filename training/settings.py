@@ -72,6 +72,11 @@ class TrainingSettings(BaseModel):
     return_weight: float = Field(
         10.0, gt=0, description="An example of a user who comes back after a pause counts as so many within a visit."
     )
+    impressions: Path | None = Field(
+        None,
+        description="What `longtail impressions` wrote: items that were shown and not chosen become negatives of the "
+        "ranking head, weighed by examination and inverse propensity; unset: none.",
+    )
     # sequences: `transformer` and `bert`
     loss: Literal["softmax", "gbce"] = Field(
         "softmax", description="Of what came next: softmax with logQ correction, or gBCE."

@@ -44,6 +44,7 @@ from training.model import Recommender
 from training.neighbours import neighbours_of
 from training.scoring import BlendScorer, ModelScorer, RetrievalScorer, Scorer, model_scorer
 from training.settings import NOT_LEARNING, TrainingSettings
+from training.shown import Refused, read_refused
 from training.split import Question, Split, split
 from training.vocabulary import FIRST_ROW, UNKNOWN
 
@@ -72,6 +73,7 @@ class Run:
     log: Engagements
     settings: TrainingSettings
     catalogue: Path | None = None  # items.parquet
+    refused: Refused | None = None  # of training.impressions
 
     def with_settings(self, settings: TrainingSettings) -> Run:
         """The same log, learnt from in another way."""
@@ -85,7 +87,7 @@ class Run:
 
     def prepared(self, question: Question) -> Preparation:
         """What a model learns from before a question's cut, the catalogue included."""
-        return prepare(question.fit, question.cut_us, self._terms)
+        return prepare(question.fit, question.cut_us, self._terms, self.refused)
 
     def _terms(self, known_items: np.ndarray) -> ItemTerms | None:
         cold = items_without(self.catalogue, self.log.item_ids[known_items])
@@ -106,8 +108,11 @@ class Run:
         return f"{phase}-{digest.hexdigest()[:16]}"
 
     def log_fingerprint(self) -> str:
-        """Of what is learnt from: the log and the catalogue."""
+        """Of what is learnt from: the log, the catalogue and the impressions."""
         digest = hashlib.sha256()
+        if self.refused is not None:
+            for values in (self.refused.user, self.refused.item, self.refused.time_us, self.refused.weight):
+                digest.update(np.ascontiguousarray(values).tobytes())
         if self.catalogue is not None and self.catalogue.exists():
             digest.update(self.catalogue.read_bytes())
         for values in (self.log.user, self.log.item, self.log.event_type, self.log.time_us):
@@ -127,9 +132,11 @@ class Learnt:
 
 
 def start(events: Path, features: FeatureSettings, settings: TrainingSettings, *, catalogue: Path | None = None) -> Run:
-    """Reads the log; `catalogue` is the file of the items, if there is one."""
+    """Reads the log and the impressions; `catalogue` is the file of the items, if there is one."""
     reader = open_log(events, features)
-    return Run(reader=reader, log=reader.engagements(), settings=settings, catalogue=catalogue)
+    log = reader.engagements()
+    refused = None if settings.impressions is None else read_refused(settings.impressions, log)
+    return Run(reader=reader, log=log, settings=settings, catalogue=catalogue, refused=refused)
 
 
 def learn(run: Run, made: Split, folder: Path, *, resume: bool, refit: bool, progress: Progress) -> Learnt:

@@ -12,9 +12,10 @@ from typer.testing import CliRunner
 
 from cli.main import app
 from feature_repo.errors import LongtailError
+from feature_repo.impressions import SCHEMA
 from outcomes.attribution import DAY_S
 from outcomes.errors import OutcomeError
-from outcomes.impressions import SCHEMA, Impressions, impressions_of, write
+from outcomes.impressions import Impressions, impressions_of, write
 from tests.outcomes.test_attribution import T, events, judged, log
 
 
@@ -75,7 +76,8 @@ def test_the_file_names_its_schema(tmp_path: Path) -> None:
     write(made(log(("d", "u", T, ["a", "b"])), events()), file)
     schema = pq.read_schema(file)
     assert schema.names == SCHEMA.names
-    assert schema.metadata[b"longtail.impressions.schema_version"] == b"1"
+    assert schema.metadata[b"longtail.impressions.schema_version"] == b"2"
+    assert float(schema.metadata[b"longtail.impressions.window_days"]) == 7
     assert [path.name for path in file.parent.iterdir()] == ["impressions.parquet"]
 
 
