@@ -102,9 +102,10 @@ class FeatureSettings(BaseModel):
     build_memory: str = Field(
         "",
         pattern=r"^(\d+(\.\d+)?\s*([KMGT]i?B|%))?$",
-        description="Memory of a build, such as 8GB; more goes to disk. Empty: 80 % of the machine.",
+        description="Memory of a build, such as 8GB, and of DuckDB where training reads the log; more goes to disk. "
+        "Empty: 80 % of the machine.",
     )
-    build_threads: int = Field(0, ge=0, description="Threads of a build. 0: one per core.")
+    build_threads: int = Field(0, ge=0, description="Threads of that. 0: one per core.")
     neighbor_history: int = Field(
         50, ge=2, le=500, description="A user's last so many items count for the co-occurrence of `item_neighbors`."
     )

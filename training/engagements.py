@@ -59,13 +59,18 @@ class Engagements:
         return is_first
 
 
+def nothing_to_learn_from() -> LongtailError:
+    """What to do about a log without an engagement."""
+    return LongtailError(
+        "the event log has no engagement to learn from; import one with `longtail data import` or "
+        "`longtail data fetch ml-100k`, and check that its event types have a weight above 0 in [features]"
+    )
+
+
 def from_frame(frame: pd.DataFrame) -> Engagements:
     """Engagements of a frame with the columns user_id, item_id, event_type, event_time (aware UTC)."""
     if frame.empty:
-        raise LongtailError(
-            "the event log has no engagement to learn from; import one with `longtail data import` or "
-            "`longtail data fetch ml-100k`, and check that its event types have a weight above 0 in [features]"
-        )
+        raise nothing_to_learn_from()
     user, user_ids = pd.factorize(frame["user_id"].astype(str), sort=True)
     item, item_ids = pd.factorize(frame["item_id"].astype(str), sort=True)
     event_type, event_types = pd.factorize(frame["event_type"].astype(str), sort=True)
