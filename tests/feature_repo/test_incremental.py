@@ -162,6 +162,15 @@ def test_it_reads_the_events_of_those_with_news_and_of_nobody_else(state: StateD
     assert_equals_a_full_build(state, NOW + timedelta(seconds=1))
 
 
+def test_an_event_id_that_was_another_users_first_stays_that_users(state: StateDir) -> None:
+    import_as(state, "more", [event("twice", user_id="user01", event_time=NOW - timedelta(days=9))])
+    import_as(state, "other", [event("twice", user_id="user07", item_id="i3", event_time=NOW - timedelta(days=5))])
+    build(state, SETTINGS, as_of=NOW)
+    EventLog(state.events).append([event("new", user_id="user07", event_time=NOW - timedelta(days=1))])
+    assert build_incremental(state, SETTINGS, as_of=NOW).changed_users == 1
+    assert_equals_a_full_build(state, NOW)
+
+
 def test_p_alive_is_fitted_on_everyone(state: StateDir) -> None:
     EventLog(state.events).append([event("new", user_id="user07", event_time=NOW)])
     build_incremental(state, SETTINGS, as_of=NOW + timedelta(days=1))
