@@ -72,7 +72,7 @@ def train(reader: ReturnsReader, *, horizon_days: float, as_of: datetime | None 
             raise ReturnsError(f"{verdict['reason']}; and BG/NBD has no fit: too few users came on a second day")
         basis, p_return = BGNBD, now.bgnbd
     else:
-        latest = fit(_joined(by_moment), seed=seed)
+        latest = fit(joined(by_moment), seed=seed)
         released = ReturnModel(trees=latest.trees, slope=model.slope, offset=model.offset)
         basis, p_return = RETURN_MODEL, released.predict(now.features)
     return Trained(
@@ -139,12 +139,12 @@ def _too_few(trials: Trials) -> str:
 
 def _judge(past: list[Examples], judged: Examples, *, seed: int) -> tuple[dict[str, Any], ReturnModel | None]:
     """The comparison, and the model when it is released."""
-    if len(past) < 2 or not all(map(_is_enough, (_joined(past), judged))):
+    if len(past) < 2 or not all(map(_is_enough, (joined(past), judged))):
         return {
             "reason": "the log is too short to fit a model and judge it later; BG/NBD stands in",
             "judged": None,
         }, None
-    model = fit(_joined(past[:-1]), seed=seed).calibrated(past[-1]) if len(past) > 2 else fit(_joined(past), seed=seed)
+    model = fit(joined(past[:-1]), seed=seed).calibrated(past[-1]) if len(past) > 2 else fit(joined(past), seed=seed)
     predicted = model.predict(judged.features)
     scores = {RETURN_MODEL: predicted}
     if not np.isnan(judged.bgnbd).any():
@@ -186,6 +186,6 @@ def _is_enough(examples: Examples) -> bool:
     return min(came, len(examples) - came) >= LEAST_EACH
 
 
-def _joined(parts: list[Examples]) -> Examples:
+def joined(parts: list[Examples]) -> Examples:
     names = Examples.__dataclass_fields__
     return Examples(**{name: np.concatenate([getattr(part, name) for part in parts]) for name in names})
