@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from feature_repo.contract import MODEL_USER_FEATURES
 from feature_repo.errors import LongtailError
@@ -20,8 +22,9 @@ from training.model import Recommender, build
 from training.shape import ModelShape
 from training.vocabulary import FIRST_ROW, UNKNOWN
 
-FORMAT = 4
+FORMAT = 5
 BLEND = "blend.npz"
+USERS = "users.parquet"  # a file of its own kind, so that `features erase` finds the user in it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +35,7 @@ class TrainedModel:
     recommender: Recommender
     item_ids: np.ndarray  # str [items]; item k is row FIRST_ROW + k
     event_types: np.ndarray  # str [types]; type k is row FIRST_ROW + k
-    user_ids: np.ndarray  # str [users]; user k is row 1 + k of δ
+    user_ids: np.ndarray  # str [users]; user k is row 1 + k of δ; "" for a user who was erased since
     popularity: np.ndarray  # float32 [rows, P], at the end of the training window
     blend: Blend  # with the tables of the end of the training window
     window_us: tuple[int, int]  # first event, and the cut: events strictly before it
@@ -106,10 +109,9 @@ def save(model: TrainedModel, directory: Path) -> None:
         draft / "tables.npz",
         item_ids=model.item_ids.astype(str),
         event_types=model.event_types.astype(str),
-        user_ids=model.user_ids.astype(str),
         popularity=model.popularity,
-        user_weights=model.user_weights(),
     )
+    _write_users(model, draft / USERS)
     blend_file.save(model.blend, draft / BLEND)
     described = {
         "format": FORMAT,
@@ -137,13 +139,19 @@ def load(directory: Path) -> TrainedModel:
         )
     recommender = build(ModelShape(**described["shape"]))
     recommender.load_weights(str(directory / "model.weights.h5"))
+    rows, users = _read_users(directory, described["version"])
+    user_ids = np.full(recommender.model_shape.num_users, "", object)
+    user_ids[rows] = users.user_ids
+    weights = np.zeros((len(user_ids) + 1, users.weights.shape[1]), np.float32)
+    weights[1 + rows] = users.weights
+    recommender.user_weights.embeddings.assign(weights)
     with np.load(directory / "tables.npz") as tables:
         return TrainedModel(
             version=described["version"],
             recommender=recommender,
             item_ids=tables["item_ids"].astype(object),
             event_types=tables["event_types"].astype(object),
-            user_ids=tables["user_ids"].astype(object),
+            user_ids=user_ids,
             popularity=tables["popularity"],
             blend=blend_file.load(directory / BLEND),
             window_us=(described["window_us"][0], described["window_us"][1]),
@@ -156,11 +164,27 @@ def load(directory: Path) -> TrainedModel:
 
 def load_user_weights(directory: Path) -> UserWeights:
     """Reads δ_u and b_u alone. Raises LongtailError as `load` does."""
-    described = _described(directory)
-    with np.load(directory / "tables.npz") as tables:
-        return UserWeights(
-            version=described["version"], user_ids=tables["user_ids"].astype(object), weights=tables["user_weights"]
-        )
+    return _read_users(directory, _described(directory)["version"])[1]
+
+
+def _write_users(model: TrainedModel, path: Path) -> None:
+    weights = model.user_weights()
+    cells = pa.array(weights.ravel())
+    table = {
+        "user_id": pa.array(model.user_ids.astype(str)),
+        "row": pa.array(np.arange(len(weights), dtype=np.int32)),
+        "weights": pa.FixedSizeListArray.from_arrays(cells, weights.shape[1]),
+    }
+    pq.write_table(pa.table(table), path, compression="zstd")
+
+
+def _read_users(directory: Path, version: int) -> tuple[np.ndarray, UserWeights]:
+    """Their places among all users, and the users: without those who were erased since."""
+    table = pq.read_table(directory / USERS).combine_chunks()
+    column = table["weights"].combine_chunks()
+    weights = column.flatten().to_numpy().reshape(len(table), column.type.list_size)
+    user_ids = np.array(table["user_id"].to_pylist(), object)
+    return table["row"].to_numpy(), UserWeights(version=version, user_ids=user_ids, weights=weights)
 
 
 def _described(directory: Path) -> dict[str, Any]:
