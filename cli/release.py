@@ -18,10 +18,11 @@ if TYPE_CHECKING:
     from cli.settings import Settings
     from training.retraining import News
 
+TRAIN = ("train",)
 STEPS = (
     ("features", "build"),
     ("features", "apply"),
-    ("train",),
+    TRAIN,
     ("evaluate",),
     ("export",),
     ("publish",),
@@ -76,6 +77,9 @@ def retrain(
     label: Annotated[
         str, typer.Option("--label", help="Give the new version this label, such as canary; default: it takes over.")
     ] = "",
+    warm: Annotated[
+        bool, typer.Option("--warm", help="Start from the last training's weights, for training.warm_epochs at most.")
+    ] = False,
 ) -> None:
     """Train, measure, gate and publish a new version when enough events came in since the one in service.
 
@@ -92,7 +96,7 @@ def retrain(
     with alone(settings.state.training):
         while True:
             try:
-                _retrain_if_due(settings, min_events=min_events, label=label)
+                _retrain_if_due(settings, min_events=min_events, label=label, warm=warm)
             except LongtailError as error:
                 if every_hours is None:
                     raise
@@ -102,14 +106,14 @@ def retrain(
             time.sleep(every_hours * 3600)
 
 
-def _retrain_if_due(settings: Settings, *, min_events: int, label: str) -> None:
+def _retrain_if_due(settings: Settings, *, min_events: int, label: str, warm: bool) -> None:
     news = _news(settings)
     typer.echo(f"{datetime.now(UTC):%Y-%m-%d %H:%M} {news}")
     if news.events < min_events:
         typer.echo(f"nothing to do: {min_events} are needed (--min-events)")
         return
     for step in STEPS:
-        _run(settings, step)
+        _run(settings, (*step, "--warm") if warm and step == TRAIN else step)
     if label:
         from training import publish as publishing
 

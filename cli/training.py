@@ -70,6 +70,9 @@ def train(
         Path | None,
         typer.Option(help="What `longtail impressions` wrote, to learn from too. Default: training.impressions."),
     ] = None,
+    warm: Annotated[
+        bool, typer.Option("--warm", help="Start from the last training's weights, for training.warm_epochs at most.")
+    ] = False,
 ) -> None:
     """Learns the recommender from the event log.
 
@@ -88,7 +91,9 @@ def train(
         typer.echo(f"{chosen.impressions}: {len(run.refused)} items shown and not chosen", err=True)
     version = workflow.new_version(datetime.now(UTC))
     with shown_progress(chosen, str(version)) as progress:
-        model = workflow.train(run, settings.state.training, version=version, resume=resume, progress=progress)
+        model = workflow.train(
+            run, settings.state.training, version=version, resume=resume, warm=warm, progress=progress
+        )
     for note in model.fill_values.notes():
         typer.echo(f"note: {note}", err=True)
     best = model.curve[model.best_epoch - 1]["validation_ndcg"]

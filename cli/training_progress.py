@@ -34,4 +34,4 @@ def shown() -> Iterator[TrainingProgress]:
             validation = "" if score is None else f", validation NDCG@10 {score:.4f}"
             console.print(f"  epoch {epoch.epoch}: loss {epoch.loss:.4f}{validation}")
 
-        yield TrainingProgress(on_phase=on_phase, on_epoch=on_epoch, on_step=on_step)
+        yield TrainingProgress(on_phase=on_phase, on_epoch=on_epoch, on_step=on_step, on_note=console.print)

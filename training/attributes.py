@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -15,10 +16,17 @@ MAX_TERMS = 20_000
 FIELDS = ["item_id", "title", "categories", "text", "price"]
 
 
-def item_vectors(catalogue: Path | None, item_ids: np.ndarray) -> sp.csr_array:
-    """Float32 [rows, terms], each of length 1, or 0 where the catalogue says nothing; no terms without a catalogue."""
+class ItemVectors(NamedTuple):
+    """TF-IDF of items."""
+
+    values: sp.csr_array  # float32 [rows, terms], each of length 1, or 0 where the catalogue says nothing
+    terms: np.ndarray  # str [terms]
+
+
+def item_vectors(catalogue: Path | None, item_ids: np.ndarray) -> ItemVectors:
+    """No terms without a catalogue."""
     rows = FIRST_ROW + len(item_ids)
-    nothing: sp.csr_array = sp.csr_array(np.zeros((rows, 0), np.float32))
+    nothing = ItemVectors(sp.csr_array(np.zeros((rows, 0), np.float32)), np.array([], str))
     if catalogue is None or not catalogue.exists():
         return nothing
     items = pd.read_parquet(catalogue, columns=FIELDS).drop_duplicates("item_id").set_index("item_id")
@@ -32,7 +40,8 @@ def item_vectors(catalogue: Path | None, item_ids: np.ndarray) -> sp.csr_array:
         known = vectorizer.fit_transform(terms).astype(np.float32)
     except ValueError:  # every term is on one item alone, or on most
         return nothing
-    return sp.csr_array(sp.vstack([sp.csr_array(np.zeros((FIRST_ROW, known.shape[1]), np.float32)), known]))
+    values = sp.csr_array(sp.vstack([sp.csr_array(np.zeros((FIRST_ROW, known.shape[1]), np.float32)), known]))
+    return ItemVectors(values, vectorizer.get_feature_names_out().astype(str))
 
 
 def items_without(catalogue: Path | None, item_ids: np.ndarray) -> np.ndarray:

@@ -26,16 +26,20 @@ class ItemTerms:
 
     ids: np.ndarray  # int32 [rows, terms]
     weights: np.ndarray  # float32 [rows, terms], of length 1 or 0
-    num_terms: int
+    names: np.ndarray  # str [terms]; term k is row 1 + k of the table
     cold_ids: np.ndarray  # str [cold], items of the catalogue without an event; their rows are the last
+
+    @property
+    def num_terms(self) -> int:
+        return len(self.names)
 
     @property
     def num_warm_rows(self) -> int:
         return len(self.ids) - len(self.cold_ids)
 
 
-def item_terms(vectors: sp.csr_array, cold_ids: np.ndarray, *, most: int) -> ItemTerms:
-    """The `most` weightiest terms of each row of TF-IDF vectors [rows, terms], scaled to length 1."""
+def item_terms(vectors: sp.csr_array, names: np.ndarray, cold_ids: np.ndarray, *, most: int) -> ItemTerms:
+    """The `most` weightiest of the terms [terms] of each row of TF-IDF vectors [rows, terms], scaled to length 1."""
     entries = vectors.tocoo()
     order = np.lexsort((-entries.data, entries.row))
     row, column, weight = entries.row[order], entries.col[order], entries.data[order]
@@ -46,7 +50,7 @@ def item_terms(vectors: sp.csr_array, cold_ids: np.ndarray, *, most: int) -> Ite
     ids[row[kept], place[kept]] = column[kept] + 1
     weights[row[kept], place[kept]] = weight[kept]
     length = np.linalg.norm(weights, axis=1, keepdims=True)
-    return ItemTerms(ids=ids, weights=weights / np.maximum(length, 1e-9), num_terms=vectors.shape[1], cold_ids=cold_ids)
+    return ItemTerms(ids=ids, weights=weights / np.maximum(length, 1e-9), names=names, cold_ids=cold_ids)
 
 
 class ItemTable(keras.layers.Layer):  # type: ignore[misc]  # the library ships no types

@@ -107,6 +107,9 @@ class TrainingSettings(BaseModel):
     learning_rate: float = Field(2e-3, gt=0, description="Peak; warmed up over the first and cooled to 0 by the last.")
     weight_decay: float = Field(0.0, ge=0, description="Of AdamW.")
     max_epochs: int = Field(12, ge=1, description="Passes over the moments at most.")
+    warm_epochs: int = Field(
+        4, ge=1, description="The same when the weights of the last training are the start: `longtail train --warm`."
+    )
     patience: int = Field(3, ge=1, description="Epochs without a better validation NDCG@10 before the search stops.")
     configurations_tried: int = Field(
         1,

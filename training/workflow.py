@@ -15,7 +15,7 @@ import pandas as pd
 
 from feature_repo.errors import LongtailError
 from feature_repo.settings import FeatureSettings
-from training import artifact
+from training import artifact, warm_start
 from training.artifact import TrainedModel
 from training.assessment import MODEL, RETRIEVAL, Assessment, assess, peer_scorers
 from training.attributes import item_vectors, items_without
@@ -63,6 +63,7 @@ class Progress:
     on_phase: Callable[[str, int], None] = lambda name, epochs: None
     on_epoch: OnEpoch = lambda epoch: None
     on_step: OnStep = lambda done, total: None
+    on_note: Callable[[str], None] = lambda note: None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +83,7 @@ class Run:
     def evidence(self, prepared: Preparation, cold_ids: np.ndarray = NO_IDS) -> Evidence:
         """What is learnt before the cut; the content of items that nobody has met follows the others."""
         ids = np.concatenate([self.log.item_ids[prepared.known_items], cold_ids])
-        vectors = item_vectors(self.catalogue, ids)
+        vectors = item_vectors(self.catalogue, ids).values
         return learn_evidence(prepared.fit, prepared.tables.item_row, prepared.num_rows, vectors)
 
     def prepared(self, question: Question) -> Preparation:
@@ -91,15 +92,23 @@ class Run:
 
     def _terms(self, known_items: np.ndarray) -> ItemTerms | None:
         cold = items_without(self.catalogue, self.log.item_ids[known_items])
-        vectors = item_vectors(self.catalogue, np.concatenate([self.log.item_ids[known_items], cold]))
+        said = item_vectors(self.catalogue, np.concatenate([self.log.item_ids[known_items], cold]))
         most = self.settings.terms_per_item
-        return item_terms(vectors, cold, most=most) if most and vectors.shape[1] else None
+        return item_terms(said.values, said.terms, cold, most=most) if most and len(said.terms) else None
 
     def user_columns(self, moments: Moments) -> UserColumns:
         return self.reader.user_columns(self.log.user_ids[moments.user], moments.as_of_us)
 
     def user_features(self, user: np.ndarray, as_of_us: np.ndarray) -> np.ndarray:
         return self.reader.user_columns(self.log.user_ids[user], as_of_us).features
+
+    def names(self, prepared: Preparation) -> warm_start.Names:
+        return warm_start.Names(
+            item_ids=self.log.item_ids[prepared.known_items].astype(str),
+            event_types=self.log.event_types.astype(str),
+            terms=prepared.terms.names if prepared.terms else np.array([], str),
+            cut_us=prepared.cut_us,
+        )
 
     def fingerprint(self, phase: str) -> str:
         """Of everything that decides the run's numbers."""
@@ -139,17 +148,21 @@ def start(events: Path, features: FeatureSettings, settings: TrainingSettings, *
     return Run(reader=reader, log=log, settings=settings, catalogue=catalogue, refused=refused)
 
 
-def learn(run: Run, made: Split, folder: Path, *, resume: bool, refit: bool, progress: Progress) -> Learnt:
+def learn(
+    run: Run, made: Split, folder: Path, *, resume: bool, warm: bool = False, refit: bool, progress: Progress
+) -> Learnt:
     """Searches the number of epochs and the blend on validation, then refits on all that may be learnt from.
 
     Without `refit` the searched model itself is the result: leave-one-out fits on train only.
     """
-    searched, prepared, scorer = _search(run, made.validation, folder, resume=resume, progress=progress)
+    searched, prepared, scorer = _search(run, made.validation, folder, resume=resume, warm=warm, progress=progress)
     progress.on_phase("blend on validation", 0)
     blend = fit_blend(made.validation, prepared, run.evidence(prepared), scorer, seed=run.settings.seed)
     recommender = searched.recommender
     if refit:
-        recommender, prepared = _refit(run, made.test, folder, searched.best_epoch, resume=resume, progress=progress)
+        recommender, prepared = _refit(
+            run, made.test, folder, searched.best_epoch, resume=resume, warm=warm, progress=progress
+        )
         blend = _blend_at_cut(run, blend, prepared)
     rarity = np.bincount(prepared.tables.item_row[prepared.fit.item], minlength=prepared.num_rows)[FIRST_ROW:]
     recommender = artifact.folded(recommender, prepared.terms, rarity)
@@ -173,7 +186,7 @@ def _blend_at_cut(run: Run, blend: Blend, prepared: Preparation) -> Blend:
 
 
 def _search(
-    run: Run, question: Question, folder: Path, *, resume: bool, progress: Progress
+    run: Run, question: Question, folder: Path, *, resume: bool, warm: bool = False, progress: Progress
 ) -> tuple[Fit, Preparation, ModelScorer]:
     settings = run.settings
     prepared = run.prepared(question)
@@ -181,39 +194,47 @@ def _search(
     recommender = new_recommender(prepared, examples, settings, settings.max_epochs)
     scorer = _scorer(run, question, prepared, recommender)
     sheet = make_sheet(question, prepared.tables.item_row, prepared.num_rows)
+    checkpoints = Checkpoints(directory=folder / "search", fingerprint=run.fingerprint("search"))
+    if warm:
+        progress.on_note(f"search {warm_start.start_from(checkpoints.directory, recommender, run.names(prepared))}")
     progress.on_phase("search on validation", settings.max_epochs)
     fitted = fit(
         recommender,
         examples,
         settings,
         epochs=settings.max_epochs,
-        checkpoints=Checkpoints(directory=folder / "search", fingerprint=run.fingerprint("search")),
+        checkpoints=checkpoints,
         resume=resume,
         validate=validation_ndcg(sheet, scorer if settings.encoder == "attention" else RetrievalScorer(model=scorer)),
         on_epoch=progress.on_epoch,
         on_step=progress.on_step,
     )
+    warm_start.keep(checkpoints.directory, recommender, run.names(prepared))
     return fitted, prepared, scorer
 
 
 def _refit(
-    run: Run, question: Question, folder: Path, epochs: int, *, resume: bool, progress: Progress
+    run: Run, question: Question, folder: Path, epochs: int, *, resume: bool, warm: bool, progress: Progress
 ) -> tuple[Recommender, Preparation]:
     settings = run.settings
     prepared = run.prepared(question)
     examples = make_examples(prepared, run.user_features, settings)
     recommender = new_recommender(prepared, examples, settings, settings.max_epochs)
+    checkpoints = Checkpoints(directory=folder / "refit", fingerprint=run.fingerprint(f"refit-{epochs}"))
+    if warm:
+        progress.on_note(f"refit {warm_start.start_from(checkpoints.directory, recommender, run.names(prepared))}")
     progress.on_phase("refit on everything before the test", epochs)
     fitted = fit(
         recommender,
         examples,
         settings,
         epochs=epochs,
-        checkpoints=Checkpoints(directory=folder / "refit", fingerprint=run.fingerprint(f"refit-{epochs}")),
+        checkpoints=checkpoints,
         resume=resume,
         on_epoch=progress.on_epoch,
         on_step=progress.on_step,
     )
+    warm_start.keep(checkpoints.directory, recommender, run.names(prepared))
     return fitted.recommender, prepared
 
 
@@ -230,10 +251,17 @@ def _scorer(run: Run, question: Question, prepared: Preparation, recommender: Re
     return model_scorer(recommender, question, prepared.tables, features, prepared.popularity)
 
 
-def train(run: Run, folder: Path, *, version: int, resume: bool, progress: Progress) -> TrainedModel:
-    """The temporal split: search, calibrate, refit, keep. The test window is not looked at."""
+def train(
+    run: Run, folder: Path, *, version: int, resume: bool, warm: bool = False, progress: Progress
+) -> TrainedModel:
+    """The temporal split: search, calibrate, refit, keep. The test window is not looked at.
+
+    With `warm` from the weights of the last training in this folder, for `warm_epochs` at most.
+    """
+    if warm:
+        run = run.with_settings(run.settings.model_copy(update={"max_epochs": run.settings.warm_epochs}))
     made = split(run.log, "temporal", run.settings)
-    learnt = learn(run, made, folder / "checkpoints", resume=resume, refit=True, progress=progress)
+    learnt = learn(run, made, folder / "checkpoints", resume=resume, warm=warm, refit=True, progress=progress)
     model = _as_trained(run, learnt, version)
     artifact.save(model, folder / MODEL_FOLDER)
     return model

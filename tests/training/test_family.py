@@ -215,7 +215,7 @@ def test_the_transformer_learns_nothing_from_noise(tmp_path: Path) -> None:
 
 def test_a_folded_table_gives_the_same_scores() -> None:
     said = sp.csr_array(np.random.default_rng(0).random((13, 5)).astype(np.float32))
-    terms = item_terms(said, np.array(["cold-1", "cold-2"], object), most=3)
+    terms = item_terms(said, np.array(list("abcde")), np.array(["cold-1", "cold-2"], object), most=3)
     shape = ModelShape(num_users=2, num_items=9, encoder="transformer", embedding_size=8, num_heads=2)
     recommender = build(replace(shape, num_terms=5, terms_per_item=3))
     recommender.items.know(terms)

@@ -99,7 +99,7 @@ def test_content_brings_items_of_a_category_together(tmp_path: Path) -> None:
     items["price"] = [10.0, None, np.nan]
     items.to_parquet(tmp_path / "items.parquet")
     vectors = item_vectors(tmp_path / "items.parquet", np.array(["a", "b", "c", "not in the catalogue"], object))
-    found = dense(similarity.content(vectors))
+    found = dense(similarity.content(vectors.values))
     assert found[A, B] > 0.9
     assert not found[C].any()
     assert not found[D].any()
@@ -107,7 +107,7 @@ def test_content_brings_items_of_a_category_together(tmp_path: Path) -> None:
 
 def test_without_a_catalogue_content_says_nothing(tmp_path: Path) -> None:
     vectors = item_vectors(tmp_path / "none.parquet", np.array(["a", "b"], object))
-    assert not dense(similarity.content(vectors)).any()
+    assert not dense(similarity.content(vectors.values)).any()
 
 
 def test_the_best_items_come_in_order_and_ties_by_row() -> None:
