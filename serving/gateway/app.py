@@ -138,7 +138,12 @@ def build(
         taken=telemetry.permits_taken.labels("feedback"),
         not_taking_s=telemetry.not_taking_s.labels("feedback"),
     )
-    lane = Lane(most=settings.batch_users, beside=settings.batch_users_beside, busy_for_s=PEOPLE_ARE_SERVED_S)
+    lane = Lane(
+        most=settings.batch_users,
+        beside=settings.batch_users_beside,
+        rest=settings.batch_rest,
+        busy_for_s=PEOPLE_ARE_SERVED_S,
+    )
     selector = None
     if campaigns is not None and audience is not None:
         selector = Selector(campaigns=campaigns, audience=audience, ports=ports, lane=lane, stages=settings.stages)

@@ -134,7 +134,10 @@ class GatewaySettings(BaseModel):
     )
     batch_permits: int = Field(32, ge=0, description="How many of them calls of priority BATCH may hold.")
     batch_users: int = Field(48, ge=1, description="Users of BatchRankItems ranked at a time, over all streams.")
-    batch_users_beside: int = Field(8, ge=1, description="The same while people are served by RankItems.")
+    batch_users_beside: int = Field(2, ge=1, description="The same while people are served by RankItems.")
+    batch_rest: float = Field(
+        2.0, ge=0, le=100, description="And then a place rests so many times as long as its user took."
+    )
     feedback_permits: int = Field(64, ge=1, description="RecordEvents calls at a time.")
     retry_after_ms: int = Field(50, ge=1, description="The delay that a refused caller is told.")
     default_deadline_ms: int = Field(1000, ge=1, description="For callers that set none.")

@@ -13,14 +13,24 @@ Response = TypeVar("Response")
 
 
 class Lane:
-    """How many elements of all streams are in work: `most`, or `beside` while people were served just now."""
+    """How many elements of all streams are in work: `most`, or `beside` while people were served just now.
+
+    Then a place also rests for `rest` times as long as its element took, which leaves people that share of the cores.
+    """
 
     def __init__(
-        self, *, most: int, beside: int, busy_for_s: float, clock: Callable[[], float] = time.monotonic
+        self,
+        *,
+        most: int,
+        beside: int,
+        busy_for_s: float,
+        rest: float = 0.0,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._most = most
         self._beside = min(beside, most)
         self._busy_for_s = busy_for_s
+        self._rest = rest
         self._clock = clock
         self._busy_until_s = float("-inf")
         self._in_work = 0
@@ -32,15 +42,23 @@ class Lane:
 
     @asynccontextmanager
     async def enter(self) -> AsyncIterator[None]:
-        while self._in_work >= (self._beside if self._clock() < self._busy_until_s else self._most):
+        while self._in_work >= (self._beside if self._gives_way() else self._most):
             self._left.clear()
             await self._left.wait()
         self._in_work += 1
+        entered_s = self._clock()
         try:
             yield
         finally:
-            self._in_work -= 1
-            self._left.set()
+            rest_s = self._rest * (self._clock() - entered_s) if self._gives_way() else 0.0
+            asyncio.get_running_loop().call_later(rest_s, self._leave)
+
+    def _gives_way(self) -> bool:
+        return self._clock() < self._busy_until_s
+
+    def _leave(self) -> None:
+        self._in_work -= 1
+        self._left.set()
 
 
 async def answer_in_order(

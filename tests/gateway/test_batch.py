@@ -157,6 +157,29 @@ async def test_fewer_are_in_work_while_people_are_served() -> None:
     await asyncio.gather(*tasks)
 
 
+@pytest.mark.parametrize(("are_served", "rest", "entered"), [(True, 1e6, 1), (True, 0.0, 2), (False, 1e6, 2)])
+async def test_a_place_rests_after_its_work_while_people_are_served(
+    are_served: bool, rest: float, entered: int
+) -> None:
+    now_s = 0.0
+    lane = Lane(most=1, beside=1, busy_for_s=10.0, rest=rest, clock=lambda: now_s)
+    count = 0
+
+    async def work() -> None:
+        nonlocal count, now_s
+        async with lane.enter():
+            count += 1
+            now_s += 1.0
+
+    if are_served:
+        lane.give_way()
+    tasks = [asyncio.create_task(work()) for _ in range(2)]
+    await asyncio.wait(tasks, timeout=0.05)
+    assert count == entered
+    for task in tasks:
+        task.cancel()
+
+
 async def test_low_ones_board_last_and_leave_a_trip_to_the_others() -> None:
     trips: list[list[str]] = []
     open_ = asyncio.Event()
