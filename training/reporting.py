@@ -14,6 +14,7 @@ from training.assessment import MODEL, Assessment, report_of
 from training.compression import Compression
 from training.gate import INCUMBENT
 from training.incumbent import Published
+from training.report_examples import examples_of
 from training.split import Question, SplitName
 from training.stored_tables import as_served
 from training.workflow import MakeScorer, Progress, Run
@@ -79,6 +80,7 @@ def evaluate(
         "returning_after_days": run.settings.returning_after_days,
         "settings": run.settings.model_dump(mode="json"),
         INCUMBENT: compared,
+        "examples": examples_of(run, question, assessment),
     } | report_of(assessment)
     _, page = report.write(described, out)
     per_user_frame(run, question, assessment).to_parquet(out / PER_USER, index=False)
