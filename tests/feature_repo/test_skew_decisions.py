@@ -95,7 +95,7 @@ def test_logged_inputs_are_the_logs_of_the_rows_moment_and_wrong_ones_are_found(
     assert done.exit_code == 1
     assert isinstance(done.exception, LongtailError)
     assert "differ in user_features.visits_28d" in str(done.exception)
-    assert "of the users u7." in str(done.exception)
+    assert "of user u7." in str(done.exception)
 
 
 def test_what_a_caller_brought_is_not_logged_as_the_stores() -> None:
