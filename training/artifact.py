@@ -128,6 +128,18 @@ def save(model: TrainedModel, directory: Path) -> None:
     draft.rename(directory)
 
 
+def settle_nobody(recommender: Recommender) -> None:
+    """Moves what row 0 of δ learnt into W_0, where serving reads it for a user without weights; scores stay the same.
+
+    Training drops users, who then have row 0. A user who was never asked about becomes one without weights too.
+    """
+    rows = np.array(recommender.user_weights.embeddings)
+    nobody = rows[0].copy()
+    recommender.shared_weights.assign(np.asarray(recommender.shared_weights) + nobody)
+    rows[rows.any(axis=1)] -= nobody
+    recommender.user_weights.embeddings.assign(rows)
+
+
 def load(directory: Path) -> TrainedModel:
     """Reads the model. Raises LongtailError when there is none, or it is of another format or other features."""
     described = _described(directory)

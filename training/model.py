@@ -78,7 +78,7 @@ class Recommender(keras.Model):  # type: ignore[misc]  # the library ships no ty
         )  # W_0, b_0
         self.user_weights = keras.layers.Embedding(
             shape.num_users + 1, width + 1, embeddings_initializer="zeros", name="user_weights"
-        )  # δ_u, b_u; row 0 is the user without weights and is never trained
+        )  # δ_u, b_u; row 0 is whoever has no weights, until artifact.settle_nobody
         self.dropout = keras.layers.Dropout(shape.dropout, name="item_dropout")
         self.calibration = self.add_weight(
             shape=(2,), initializer=_slope_one, trainable=False, name="calibration"

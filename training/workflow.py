@@ -167,6 +167,7 @@ def learn(
     rarity = np.bincount(prepared.tables.item_row[prepared.fit.item], minlength=prepared.num_rows)[FIRST_ROW:]
     recommender = artifact.folded(recommender, prepared.terms, rarity)
     artifact.settle_unknown_item(recommender)
+    artifact.settle_nobody(recommender)
     return Learnt(
         recommender=recommender,
         blend=blend,

@@ -14,6 +14,8 @@ from feature_repo.layout import StateDir
 from feature_repo.settings import FeatureSettings
 from tests.training.conftest import Trained
 from training import artifact
+from training.model import build, example_inputs
+from training.shape import ModelShape
 from training.workflow import MODEL_FOLDER
 
 GONE = "user-3"
@@ -60,3 +62,22 @@ def test_a_model_without_the_erased_user_is_the_same_for_the_others(kept: Path, 
     np.testing.assert_array_equal(loaded.user_ids[others], trained.model.user_ids[others])
     assert not loaded.user_weights()[row].any()
     assert loaded.user_ids[row] == ""
+
+
+def test_what_was_learnt_for_nobody_becomes_shared_and_no_score_changes() -> None:
+    """Serving gives a user without weights δ = 0."""
+    subject = build(ModelShape(num_users=3, num_items=5, embedding_size=8, num_heads=2))
+    rng = np.random.default_rng(0)
+    for variable in (subject.user_weights.embeddings, subject.shared_weights, subject.items.embeddings):
+        variable.assign(rng.normal(size=variable.shape).astype(np.float32))
+    never_asked = np.array(subject.user_weights.embeddings)
+    never_asked[3] = 0.0
+    subject.user_weights.embeddings.assign(never_asked)
+    inputs = example_inputs(subject.model_shape, batch=4, candidates=5) | {"user": np.arange(4, dtype=np.int32)}
+    inputs["candidate_items"] = np.tile(np.arange(2, 7, dtype=np.int32), (4, 1))
+    before = np.asarray(subject(inputs)["rank"])
+    artifact.settle_nobody(subject)
+    after = np.asarray(subject(inputs)["rank"])
+    np.testing.assert_allclose(after[:3], before[:3], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(after[3], before[0], rtol=1e-4, atol=1e-5)
+    assert not np.asarray(subject.user_weights.embeddings)[[0, 3]].any()
