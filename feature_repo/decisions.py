@@ -8,6 +8,7 @@ line came too late: the last one of a decision_id is what was answered, and `rea
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -155,14 +156,26 @@ def read(directory: Path, *, columns: Sequence[str] | None = None) -> pa.Table:
     return table.take(last.take(pc.sort_indices(last))).select(wanted)
 
 
-def find(directory: Path, decision_id: str) -> dict[str, Any] | None:
-    """The decision of that name as it was answered, or None. Looks at the newest segments first."""
+def find(directory: Path, decision_id: str, *, written_since_s: float = 0.0) -> dict[str, Any] | None:
+    """The decision of that name as it was answered, or None. Looks at the newest segments first.
+
+    `written_since_s`, seconds since 1970, leaves out the segments that nobody wrote to since.
+    """
     for path in reversed(segments(directory)):
+        if _written_s(path) < written_since_s:
+            continue
         table = _rows_of(path, decision_id)
         if len(table):
             row: dict[str, Any] = table.slice(len(table) - 1).to_pylist()[0]
             return row
     return None
+
+
+def _written_s(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except FileNotFoundError:  # closed since it was listed
+        return math.inf
 
 
 def _rows_of(path: Path, decision_id: str) -> pa.Table:

@@ -10,8 +10,11 @@ import pytest
 from feature_repo.decision_segments import close_segments, erase_user
 from feature_repo.decisions import POLICIES
 from longtail.activation.v1 import activation_pb2 as pb
+from serving.gateway.decision_log import JsonlDecisionLog
 from serving.gateway.explaining import DecisionArchive
 from serving.gateway.policy_book import PolicyBook
+from serving.gateway.settings import Sync
+from serving.gateway.telemetry import Telemetry
 from tests.gateway.conftest import Running, Start
 from tests.gateway.fakes import World
 from tests.gateway.test_replay import open_log, opened_in
@@ -53,6 +56,20 @@ async def test_a_decision_is_told_again_with_its_reasons(
     assert len(told.considered) == len(chosen) + sum(
         one.count for one in answer.dropped if one.reason in ("below_floor", "below_limit")
     )
+
+
+async def test_a_decision_is_told_before_its_line_is_written(start: Start, world: World, tmp_path: Path) -> None:
+    log = JsonlDecisionLog(
+        tmp_path, capacity=100, segment_bytes=1 << 20, sync=Sync.INTERVAL, telemetry=Telemetry(), write_s=0.3
+    )
+    world.decisions = log  # type: ignore[assignment]
+    policies = PolicyBook(archive=tmp_path / POLICIES)
+    gateway = await start(world, policies=policies, explain=DecisionArchive(tmp_path).explain)
+    answer = await gateway.activation.RankItems(pb.RankItemsRequest(user_id="casual", limit=3, explain=True))
+    assert not opened_in(tmp_path)
+    told = await explain(gateway, answer.decision_id)
+    assert list(told.answer.items) == list(answer.items)
+    log.close()
 
 
 async def test_it_says_when_it_cannot_be_computed_again(start: Start, world: World, tmp_path: Path) -> None:
