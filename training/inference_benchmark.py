@@ -30,6 +30,7 @@ from tensorflow.core.protobuf import saved_model_pb2
 from longtail.tfserving import message_class
 from training.compression_benchmark import made_up
 from training.export import export
+from training.served_model import one_pool_each
 from training.serving_contract import ASSETS, WARMUP, Contract, read_contract
 
 MADE_UP_ITEMS: Final = 4_000
@@ -108,7 +109,7 @@ class HeldModel:
 @contextmanager
 def held(directory: Path, signature: str) -> Iterator[HeldModel]:
     """The exported version, on one core."""
-    config = tf.compat.v1.ConfigProto(intra_op_parallelism_threads=1, inter_op_parallelism_threads=1)
+    config = tf.compat.v1.ConfigProto(intra_op_parallelism_threads=1, inter_op_parallelism_threads=-1)
     described, graph = _signature(directory, signature), tf.Graph()
     session = tf.compat.v1.Session(graph=graph, config=config)
     try:
@@ -263,6 +264,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="Also write the numbers there.")
     given = parser.parse_args()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    one_pool_each()
     with TemporaryDirectory(prefix="longtail-inference-") as scratch:
         models = given.models or [_made_up(Path(scratch))]
         cases = [case for case in CASES if given.only in str(case)]

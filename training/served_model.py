@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,9 +29,16 @@ class ServedModel:
         return outputs
 
 
+def one_pool_each() -> None:
+    """Sessions made from now on have the threads they ask for; else all share those of the first, or of eager code."""
+    os.environ["TF_OVERRIDE_GLOBAL_THREADPOOL"] = "1"
+
+
 @contextmanager
 def served(directory: Path, *, threads: int = 0) -> Iterator[ServedModel]:
     """The model, loaded; `threads` for an operation and as many operations at once, 0 leaves both to TensorFlow."""
+    if threads:
+        one_pool_each()
     config = tf.compat.v1.ConfigProto(intra_op_parallelism_threads=threads, inter_op_parallelism_threads=threads)
     graph = tf.Graph()
     session = tf.compat.v1.Session(graph=graph, config=config)
