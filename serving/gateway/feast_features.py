@@ -20,6 +20,7 @@ from serving.gateway.feast_rows import RedisRows, SqliteRows, StoredRows
 
 USERS_A_TRIP: Final = 64
 REDIS_TRIPS: Final = 4  # a slow one must not hold up all
+PATIENCE_S: Final = 0.003  # several times what Redis takes
 
 
 class FeastFeatures:
@@ -30,7 +31,7 @@ class FeastFeatures:
         is_redis = store.config.online_store.type == "redis"
         self._stored: StoredRows = RedisRows(store, views) if is_redis else SqliteRows(store, views)
         self._reads: Coalescer[UserId, Rows] = Coalescer(
-            self._stored.read, most=USERS_A_TRIP, trips=REDIS_TRIPS if is_redis else 1
+            self._stored.read, most=USERS_A_TRIP, trips=REDIS_TRIPS if is_redis else 1, patience_s=PATIENCE_S
         )
 
     async def read(self, user_id: UserId, *, timeout_s: float) -> Rows:

@@ -110,7 +110,11 @@ class GatewaySettings(BaseModel):
     model_version_label: str = Field("", description='Ask for this label, such as "stable"; empty asks for the latest.')
     rollout: RolloutSettings = RolloutSettings()
     contract_path: Path | None = Field(None, description="contract.json; default: the newest published model's.")
-    model_calls: int = Field(2, ge=1, description="Predict calls at a time; who waits meanwhile shares the next one.")
+    model_calls: int = Field(
+        2,
+        ge=1,
+        description="Predict calls at a time. A second one leaves when it is full or somebody has waited 20 ms.",
+    )
     model_users_a_call: int = Field(32, ge=1, description="Users in one of them at most.")
     model_check_s: float = Field(2, gt=0, description="How often the model's signatures are compared with it.")
 

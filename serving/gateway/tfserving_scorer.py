@@ -39,6 +39,7 @@ MetadataResponse: Final = message_class("tensorflow.serving.GetModelMetadataResp
 SignatureDefMap: Final = message_class("tensorflow.serving.SignatureDefMap")
 LOW_USERS_A_CALL: Final = 16  # a call for people may have to wait for it
 CELLS_A_CALL: Final = 8192  # users × candidates
+PATIENCE_S: Final = 0.02  # about what a call of many users takes
 SERVICE: Final = "/tensorflow.serving.PredictionService"
 # A call whose connection broke is made once more: Predict changes nothing. gRPC's throttle is the budget: retries stop
 # while more than half of the last calls failed, and every ten answers earn one.
@@ -116,7 +117,7 @@ class TensorFlowServing:
         self._metadata = self._method("GetModelMetadata", MetadataRequest, MetadataResponse)
         self._rankings: dict[int, Coalescer[_Question, tuple[Float32s, int]]] = {}  # by bucket
         self._retrievals: Coalescer[_Question, tuple[ItemId, ...]] = Coalescer(
-            self._retrieve, most=users_a_call, trips=calls
+            self._retrieve, most=users_a_call, trips=calls, patience_s=PATIENCE_S
         )
 
     async def score(
@@ -192,7 +193,8 @@ class TensorFlowServing:
 
         most = max(min(self._users_a_call, CELLS_A_CALL // bucket), 1)
         return self._rankings.setdefault(
-            bucket, Coalescer(rank, most=most, most_low=LOW_USERS_A_CALL, trips=self._calls)
+            bucket,
+            Coalescer(rank, most=most, most_low=LOW_USERS_A_CALL, trips=self._calls, patience_s=PATIENCE_S),
         )
 
     async def _rank(self, questions: Sequence[_Question], bucket: int) -> _Answers:

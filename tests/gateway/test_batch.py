@@ -189,7 +189,7 @@ async def test_low_ones_board_last_and_leave_a_trip_to_the_others() -> None:
         await open_.wait()
         return list(questions)
 
-    coalescer = Coalescer(ask, most=4, most_low=2, trips=2)
+    coalescer = Coalescer(ask, most=4, most_low=2, trips=2, patience_s=60.0)
     calls = [asyncio.create_task(coalescer.get(f"low{n}", is_low=True)) for n in range(5)]
     await asyncio.sleep(0.01)
     assert trips == [["low0", "low1"]]

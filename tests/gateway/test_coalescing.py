@@ -9,6 +9,8 @@ import pytest
 
 from serving.gateway.coalescing import Coalescer
 
+LONG_S = 60.0
+
 
 class Doubler:
     """Answers when it is let; 13 has no double."""
@@ -36,14 +38,14 @@ async def settle() -> None:
 async def test_a_lone_caller_does_not_wait_for_company() -> None:
     doubler = Doubler()
     doubler.open.set()
-    coalescer = Coalescer(doubler.ask, most=8, trips=1)
+    coalescer = Coalescer(doubler.ask, most=8, trips=1, patience_s=LONG_S)
     assert await coalescer.get(4) == 8
     assert doubler.asked == [[4]]
 
 
 async def test_who_waits_meanwhile_shares_the_next_trip_in_order_and_up_to_its_size() -> None:
     doubler = Doubler()
-    coalescer = Coalescer(doubler.ask, most=3, trips=1)
+    coalescer = Coalescer(doubler.ask, most=3, trips=1, patience_s=LONG_S)
     first = asyncio.create_task(coalescer.get(0))
     await settle()
     others = [asyncio.create_task(coalescer.get(number)) for number in range(1, 6)]
@@ -56,7 +58,7 @@ async def test_who_waits_meanwhile_shares_the_next_trip_in_order_and_up_to_its_s
 
 async def test_trips_run_side_by_side_up_to_their_number() -> None:
     doubler = Doubler()
-    coalescer = Coalescer(doubler.ask, most=1, trips=2)
+    coalescer = Coalescer(doubler.ask, most=1, trips=2, patience_s=LONG_S)
     calls = [asyncio.create_task(coalescer.get(number)) for number in range(3)]
     await settle()
     assert doubler.asked == [[0], [1]]
@@ -65,12 +67,53 @@ async def test_trips_run_side_by_side_up_to_their_number() -> None:
     assert len(doubler.asked) == 3
 
 
+async def test_a_second_trip_leaves_beside_the_first_once_it_is_full() -> None:
+    doubler = Doubler()
+    coalescer = Coalescer(doubler.ask, most=2, trips=3, patience_s=LONG_S)
+    calls = [asyncio.create_task(coalescer.get(0))]
+    await settle()
+    calls.append(asyncio.create_task(coalescer.get(1)))
+    await settle()
+    assert doubler.asked == [[0]]
+    calls.append(asyncio.create_task(coalescer.get(2)))
+    await settle()
+    assert doubler.asked == [[0], [1, 2]]
+    doubler.open.set()
+    assert await asyncio.gather(*calls) == [0, 2, 4]
+
+
+async def test_a_trip_that_takes_long_holds_nobody_up_for_longer_than_their_patience() -> None:
+    doubler = Doubler()
+    coalescer = Coalescer(doubler.ask, most=8, trips=2, patience_s=0.02)
+    first = asyncio.create_task(coalescer.get(0))
+    await settle()
+    others = [asyncio.create_task(coalescer.get(number)) for number in (1, 2)]
+    await settle()
+    assert doubler.asked == [[0]]
+    await asyncio.sleep(0.1)
+    assert doubler.asked == [[0], [1, 2]]
+    doubler.open.set()
+    assert await asyncio.gather(first, *others) == [0, 2, 4]
+
+
+async def test_nobody_waits_for_a_trip_of_low_ones() -> None:
+    doubler = Doubler()
+    coalescer = Coalescer(doubler.ask, most=8, trips=2, patience_s=LONG_S)
+    calls = [asyncio.create_task(coalescer.get(0, is_low=True))]
+    await settle()
+    calls.append(asyncio.create_task(coalescer.get(1)))
+    await settle()
+    assert doubler.asked == [[0], [1]]
+    doubler.open.set()
+    assert await asyncio.gather(*calls) == [0, 2]
+
+
 async def test_one_without_an_answer_does_not_spoil_the_others() -> None:
     doubler = Doubler()
     doubler.open.set()
-    coalescer = Coalescer(doubler.ask, most=8, trips=1)
+    coalescer = Coalescer(doubler.ask, most=8, trips=1, patience_s=LONG_S)
     found = await asyncio.gather(*(coalescer.get(number) for number in (12, 13, 14)), return_exceptions=True)
-    assert (found[0], found[2]) == (24, 28)
+    assert [found[0], found[2]] == [24, 28]
     assert isinstance(found[1], ValueError)
 
 
@@ -82,7 +125,7 @@ async def test_a_trip_that_fails_fails_for_all_in_it_and_the_next_goes_on() -> N
             raise OSError("gone")
         return list(numbers)
 
-    coalescer = Coalescer(ask, most=8, trips=1)
+    coalescer = Coalescer(ask, most=8, trips=1, patience_s=LONG_S)
     found = await asyncio.gather(coalescer.get(1), coalescer.get(2), return_exceptions=True)
     assert [type(each) for each in found] == [OSError, OSError]
     fails = False
@@ -91,7 +134,7 @@ async def test_a_trip_that_fails_fails_for_all_in_it_and_the_next_goes_on() -> N
 
 async def test_who_gave_up_before_the_trip_is_not_taken_along() -> None:
     doubler = Doubler()
-    coalescer = Coalescer(doubler.ask, most=8, trips=1)
+    coalescer = Coalescer(doubler.ask, most=8, trips=1, patience_s=LONG_S)
     first = asyncio.create_task(coalescer.get(1))
     await settle()
     gone, stays = asyncio.create_task(coalescer.get(2)), asyncio.create_task(coalescer.get(3))
@@ -105,7 +148,7 @@ async def test_who_gave_up_before_the_trip_is_not_taken_along() -> None:
 
 async def test_a_trip_ends_when_nobody_waits_for_it_and_makes_room() -> None:
     doubler = Doubler()
-    coalescer = Coalescer(doubler.ask, most=8, trips=1)
+    coalescer = Coalescer(doubler.ask, most=8, trips=1, patience_s=LONG_S)
     pair = [asyncio.create_task(coalescer.get(number)) for number in (1, 2)]
     await settle()
     pair[0].cancel()
@@ -120,7 +163,7 @@ async def test_a_trip_ends_when_nobody_waits_for_it_and_makes_room() -> None:
 
 async def test_a_caller_who_is_late_leaves_the_others_their_answer() -> None:
     doubler = Doubler()
-    coalescer = Coalescer(doubler.ask, most=8, trips=1)
+    coalescer = Coalescer(doubler.ask, most=8, trips=1, patience_s=LONG_S)
     patient = asyncio.create_task(coalescer.get(7))
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.01):
