@@ -5,11 +5,22 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Any, Final
 
-from feast import Entity, FeatureService, FeatureView, Field, FileSource, ValueType
-from feast.data_source import DataSource
-from feast.types import Array, Bool, FeastType, Float32, Int64, String
-
 from feature_repo.contract import USER_VIEWS, VIEWS, Dtype, View
+from feature_repo.feast_api import (
+    Array,
+    Bool,
+    DataSource,
+    Entity,
+    FeastType,
+    FeatureService,
+    FeatureView,
+    Field,
+    FileSource,
+    Float32,
+    Int64,
+    String,
+    ValueType,
+)
 
 USER_SERVICE: Final = "user_features_v1"
 ITEM_SERVICE: Final = "item_features_v1"

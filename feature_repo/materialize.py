@@ -22,7 +22,7 @@ from feature_repo.store import FeatureStoreError, redis_url, registered_view
 from feature_repo.tabular import Report, silent
 
 if TYPE_CHECKING:
-    from feast import FeatureStore
+    from feature_repo.feast_api import FeatureStore
 
 COUNTED_ROWS: Final = 100_000  # rows read back per view; beyond it, that many spread evenly
 ENCODED_USERS: Final = 50  # looked at for how Redis keeps them

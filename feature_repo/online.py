@@ -22,7 +22,7 @@ from feature_repo.settings import FeatureSettings
 from feature_repo.value_bytes import ARROW_TYPES
 
 if TYPE_CHECKING:
-    from feast import FeatureStore
+    from feature_repo.feast_api import FeatureStore
 
 EVENT_TIMESTAMP: Final = "event_timestamp"
 
@@ -120,7 +120,7 @@ def filled(batch: pa.RecordBatch, built: Sequence[Feature]) -> pa.RecordBatch:
 
 def decoded_row(view: View, entity_id: str, unix_s: int, cells: Mapping[str, bytes | None]) -> Row:
     """A row from serialized `Value`s by feature name."""
-    from feast.protos.feast.types.Value_pb2 import Value
+    from feature_repo.feast_api import Value
 
     return Row(
         entity_id=entity_id,

@@ -23,7 +23,7 @@ from feature_repo.tabular import Report, silent
 from feature_repo.transforms import USER_FEATURE_COLUMNS, user_features
 
 if TYPE_CHECKING:
-    from feast import FeatureStore
+    from feature_repo.feast_api import FeatureStore
 
 MODEL_INPUT: Final = "user_features"
 

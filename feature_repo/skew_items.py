@@ -21,7 +21,7 @@ from feature_repo.streamed import STREAMED
 from feature_repo.tabular import Report, silent
 
 if TYPE_CHECKING:
-    from feast import FeatureStore
+    from feature_repo.feast_api import FeatureStore
 
 BUILT: Final = (ITEM_STATS,)  # has columns that no event changes
 

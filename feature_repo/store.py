@@ -16,9 +16,8 @@ from feature_repo.layout import StateDir
 from feature_repo.settings import FeatureSettings
 
 if TYPE_CHECKING:
-    from feast import FeatureStore, FeatureView
-
     from feature_repo.contract import View
+    from feature_repo.feast_api import FeatureStore, FeatureView
 
 PROJECT: Final = "longtail"
 REDIS_TIMEOUT_S: Final = 5
@@ -65,16 +64,15 @@ def open_store(state: StateDir, settings: FeatureSettings) -> FeatureStore:
         )
     # it advises against serve_features_while_materializing on every start, for a case that is not ours
     logging.getLogger("feast.repo_config").addFilter(_is_no_serving_advice)
-    from feast import FeatureStore
+    from feature_repo.feast_api import FeatureStore
 
     return FeatureStore(repo_path=str(state.feast.absolute()))
 
 
 def registered_view(store: FeatureStore, view: View) -> FeatureView:
     """Feast's view of that name. Raises FeatureStoreError when there is none, or not as in the contract."""
-    from feast.errors import FeatureViewNotFoundException
-
     from feature_repo.definitions import feature_view
+    from feature_repo.feast_api import FeatureViewNotFoundException
 
     remedy = "run `longtail features build`, `longtail features apply` and `longtail features materialize`"
     try:

@@ -16,12 +16,12 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import redis
-from feast import FeatureStore
 
 from feature_repo.benchmarks.redis import redis_server
 from feature_repo.benchmarks.tables import AS_OF, table
 from feature_repo.build import offline_file
 from feature_repo.contract import USER_ACTIVITY, USER_BEHAVIOR, USER_VIEWS, View
+from feature_repo.feast_api import FeatureStore
 from feature_repo.layout import StateDir
 from feature_repo.materialize import materialize
 from feature_repo.online import online_of

@@ -9,9 +9,8 @@ from __future__ import annotations
 import asyncio
 from typing import Final
 
-from feast import FeatureStore
-
 from feature_repo.contract import USER_VIEWS
+from feature_repo.feast_api import FeatureStore
 from feature_repo.store import registered_view
 from serving.gateway.coalescing import Coalescer
 from serving.gateway.domain import Rows, UserId

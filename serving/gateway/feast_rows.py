@@ -14,17 +14,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final, Protocol
 
-from feast import FeatureStore
-from feast.infra.key_encoding_utils import serialize_entity_key
-from feast.infra.online_stores.helpers import _mmh3 as hash_of_field
-from feast.protos.feast.types.EntityKey_pb2 import EntityKey
-from feast.protos.feast.types.Value_pb2 import Value
 from google.protobuf.timestamp_pb2 import Timestamp
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from feature_repo.contract import FeatureValue
+from feature_repo.feast_api import EntityKey, FeatureStore, Value, hash_of_field, serialize_entity_key
 from feature_repo.online_sqlite import event_unix_s
 from serving.gateway.domain import Row, Rows, UserId
 

@@ -10,11 +10,11 @@ from typing import Final
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from feast import FeatureStore, FileSource
 from prometheus_client import Gauge
 
 from feature_repo.contract import ITEM_STATS
 from feature_repo.errors import LongtailError
+from feature_repo.feast_api import FeatureStore, FileSource
 from serving.gateway.item_table import ItemTable
 
 COLUMNS: Final = (

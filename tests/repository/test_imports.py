@@ -59,3 +59,8 @@ def test_the_gateway_and_the_features_never_name_tensorflow() -> None:
 def test_the_gateway_and_the_model_server_meet_only_on_the_wire() -> None:
     assert not [path for path, name in arrows("serving/gateway") if name.startswith("serving.model_server")]
     assert not [path for path, name in arrows("serving/model_server") if name.startswith("serving.gateway")]
+
+
+def test_feast_is_imported_through_one_door() -> None:
+    named = [path for package in sorted(ALLOWED) for path, name in arrows(package) if name.partition(".")[0] == "feast"]
+    assert {*named} - {"loadtest/compare/naive.py", "loadtest/compare/floor.py"} == {"feature_repo/feast_api.py"}
