@@ -20,9 +20,10 @@ from cli.settings import Settings
 if TYPE_CHECKING:
     from training.gate import Verdict
     from training.model_config import ModelConfig
+    from training.progress import Progress
+    from training.runs import Run
     from training.settings import TrainingSettings
     from training.version_comparison import Comparison
-    from training.workflow import Progress, Run
 
 
 CANDIDATES = 200  # of each user in --candidates
@@ -84,9 +85,9 @@ def train(
     chosen = chosen if impressions is None else chosen.model_copy(update={"impressions": impressions})
     quiet()
     from feature_repo.catalogue import catalogue_file
-    from training import workflow
+    from training import runs, workflow
 
-    run = workflow.start(settings.state.events, settings.features, chosen, catalogue=catalogue_file(settings.state))
+    run = runs.start(settings.state.events, settings.features, chosen, catalogue=catalogue_file(settings.state))
     if run.refused is not None:
         typer.echo(f"{chosen.impressions}: {len(run.refused)} items shown and not chosen", err=True)
     version = workflow.new_version(datetime.now(UTC))
@@ -151,9 +152,9 @@ def evaluate(
     quiet()
     from feature_repo.catalogue import catalogue_file
     from training import publish as publishing
-    from training import reporting, workflow
+    from training import reporting, runs, workflow
 
-    run = workflow.start(settings.state.events, settings.features, chosen, catalogue=catalogue_file(settings.state))
+    run = runs.start(settings.state.events, settings.features, chosen, catalogue=catalogue_file(settings.state))
     if compare is not None:
         _compare(settings, run, compare)
         return
@@ -186,10 +187,10 @@ def evaluate(
 
 
 def _write_candidates(settings: Settings, run: Run, file: Path) -> None:
-    from training import artifact, workflow
+    from training import artifact, examination, workflow
 
     model = artifact.load(settings.state.training / workflow.MODEL_FOLDER)
-    frame = workflow.candidates(run, model, k=CANDIDATES)
+    frame = examination.candidates(run, model, k=CANDIDATES)
     file.parent.mkdir(parents=True, exist_ok=True)
     frame.to_parquet(file, index=False)
     typer.echo(f"{file}: {len(frame)} candidates of {frame['user_id'].nunique()} users; next: `longtail policy tune`")

@@ -14,8 +14,8 @@ import typer
 from cli.training import ConfigOption, chosen_settings, quiet, shown_progress
 
 if TYPE_CHECKING:
+    from training.progress import Progress
     from training.tuning import Found, Trial
-    from training.workflow import Progress
 
 
 class PrunerOption(StrEnum):
@@ -61,10 +61,10 @@ def tune(
     settings, chosen = chosen_settings(context, config)
     quiet()
     from feature_repo.catalogue import catalogue_file
-    from training import config_file, tuning, workflow
+    from training import config_file, runs, tuning, workflow
     from training.tuning_space import default_space, read_space
 
-    run = workflow.start(settings.state.events, settings.features, chosen, catalogue=catalogue_file(settings.state))
+    run = runs.start(settings.state.events, settings.features, chosen, catalogue=catalogue_file(settings.state))
     folder, file = settings.state.training / "tuning", out or settings.state.training / "tuned.toml"
     search = tuning.Search(
         settings=chosen,

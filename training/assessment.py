@@ -13,8 +13,8 @@ from training import metrics
 from training.calibration import platt, probability
 from training.evaluation import Answer, Sheet, ask, make_sheet, share_of_users, slices
 from training.evidence import Evidence, EvidenceScorer, history_weights
-from training.fitting import Preparation
 from training.popularity import DAY_US, popularity_table
+from training.preparation import Preparation
 from training.scoring import BASELINES, PopularityScorer, Scorer
 from training.settings import TrainingSettings
 from training.split import Question

@@ -22,9 +22,11 @@ import typer
 from feature_repo.catalogue import catalogue_file
 from feature_repo.layout import StateDir
 from feature_repo.settings import FeatureSettings
-from training import workflow
+from training import examination, runs, workflow
 from training.assessment import MODEL, Assessment
 from training.benchmark_data import BENCHMARKS, BenchmarkData, bring
+from training.progress import Progress
+from training.runs import Run
 from training.settings import TrainingSettings
 from training.split import split
 
@@ -51,7 +53,7 @@ def measure(
     assessments, began_s = [], time.process_time()
     for seed in range(1 if peers else seeds):
         chosen = settings.model_copy(update={**data.settings, "seed": seed})
-        run = workflow.start(state.events, FeatureSettings(), chosen, catalogue=catalogue_file(state))
+        run = runs.start(state.events, FeatureSettings(), chosen, catalogue=catalogue_file(state))
         assessments.append(_assess(run, data, state.training / str(seed), peers=peers))
     return Measured(
         slices=assessments[0].slices,
@@ -66,15 +68,15 @@ def measure(
     )
 
 
-def _assess(run: workflow.Run, data: BenchmarkData, folder: Path, *, peers: bool) -> Assessment:
+def _assess(run: Run, data: BenchmarkData, folder: Path, *, peers: bool) -> Assessment:
     if peers:
         question = split(run.log, data.split, run.settings).test
-        return workflow.assess_peers(run, question)
-    progress = workflow.Progress(on_epoch=lambda epoch: typer.echo(f"  {epoch}"))
+        return examination.assess_peers(run, question)
+    progress = Progress(on_epoch=lambda epoch: typer.echo(f"  {epoch}"))
     if data.split == "temporal":
         model = workflow.train(run, folder, version=1, resume=False, progress=progress)
-        return workflow.evaluate(run, model)[1]
-    return workflow.evaluate_leave_one_out(run, folder, resume=False, progress=progress)[1]
+        return examination.evaluate(run, model)[1]
+    return examination.evaluate_leave_one_out(run, folder, resume=False, progress=progress)[1]
 
 
 def rows_of(measured: Measured) -> Iterator[dict[str, Any]]:

@@ -25,10 +25,10 @@ from training.blend import (
 )
 from training.evaluation import Sheet, make_sheet
 from training.evidence import Evidence
-from training.fitting import Preparation
 from training.listwise import Lists, fit_lists, fit_logistic
 from training.neighbours import MATRICES, neighbours_of
 from training.popularity import PopularityTable
+from training.preparation import Preparation
 from training.scoring import ModelScorer
 from training.split import Question
 

@@ -8,7 +8,7 @@ import pandas as pd
 from feature_repo.ranked_candidates import COLUMNS
 from training.calibration import probability
 from training.evaluation import Sheet, make_sheet, share_of_users, top_items
-from training.fitting import Preparation
+from training.preparation import Preparation
 from training.scoring import Scorer
 from training.split import Question
 from training.vocabulary import PADDING

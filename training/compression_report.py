@@ -19,9 +19,9 @@ from training.compression import COMPRESSIONS, Compression
 from training.export import export, sample_requests
 from training.incumbent import Published
 from training.publish import write_user_weights
+from training.runs import Run
 from training.served_model import ServedModel, served
 from training.version_comparison import Difference, asked, difference
-from training.workflow import Run
 
 PLAIN: Final[Compression] = "none"
 CANDIDATES: Final = 200

@@ -23,17 +23,20 @@ from feature_repo.errors import LongtailError
 from feature_repo.layout import StateDir
 from feature_repo.missing_values import ALLOWED, KEEP, MEAN, MEDIAN, SIMILAR
 from feature_repo.settings import FeatureSettings
-from training import artifact, workflow
+from training import artifact, examination, runs, workflow
 from training.artifact import TrainedModel
 from training.assessment import MODEL
 from training.benchmark_data import BENCHMARKS, BenchmarkData, bring
 from training.checkpoint import Checkpoints
 from training.evaluation import ask, make_sheet
-from training.fitting import make_examples, new_recommender
+from training.lessons import make_examples
 from training.log_reader import LogReader, UserColumns
+from training.progress import Progress
+from training.runs import Run
 from training.scoring import RetrievalScorer, model_scorer
 from training.settings import TrainingSettings
 from training.split import split
+from training.untrained import new_recommender
 
 STRATEGIES = (KEEP, MEAN, MEDIAN, SIMILAR, "constant(0)")
 
@@ -52,7 +55,7 @@ def measure(data: BenchmarkData, state: StateDir, settings: TrainingSettings, st
     chosen = settings.model_copy(
         update={**data.settings, "missing_values": dict.fromkeys(MODEL_USER_FEATURES, strategy)}
     )
-    run = workflow.start(state.events, FeatureSettings(), chosen, catalogue=catalogue_file(state))
+    run = runs.start(state.events, FeatureSettings(), chosen, catalogue=catalogue_file(state))
     folder = state.training / strategy
     model = _trained(run, folder)
     rowless = replace(
@@ -60,20 +63,20 @@ def measure(data: BenchmarkData, state: StateDir, settings: TrainingSettings, st
     )
     found = {"validation": _validation(run, folder)}
     for name, asked in (("test", run), ("test, no rows", rowless)):
-        _, assessment = workflow.evaluate(asked, model)
+        _, assessment = examination.evaluate(asked, model)
         ndcg = assessment.answers[MODEL].per_user["ndcg"]
         found |= {f"{name}: {slice_}": ndcg[assessment.slices[slice_]] for slice_ in ("all", "tail", "dormant")}
     return found
 
 
-def _trained(run: workflow.Run, folder: Path) -> TrainedModel:
+def _trained(run: Run, folder: Path) -> TrainedModel:
     try:
         return artifact.load(folder / workflow.MODEL_FOLDER)
     except LongtailError:
-        return workflow.train(run, folder, version=1, resume=False, progress=workflow.Progress())
+        return workflow.train(run, folder, version=1, resume=False, progress=Progress())
 
 
-def _validation(run: workflow.Run, folder: Path) -> np.ndarray:
+def _validation(run: Run, folder: Path) -> np.ndarray:
     """Of the network that the search chose, as the search asked it."""
     question = split(run.log, "temporal", run.settings).validation
     prepared = run.prepared(question)

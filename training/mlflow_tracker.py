@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Final
 
-from training.fitting import Epoch
+from training.progress import Epoch
 from training.tracking import TrackerError
 
 PATIENCE: Final = {

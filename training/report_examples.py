@@ -13,9 +13,9 @@ import numpy as np
 import pandas as pd
 
 from training.assessment import MODEL, Assessment
+from training.runs import Run
 from training.split import Question
 from training.vocabulary import FIRST_ROW
-from training.workflow import Run
 
 STATE: Final = "state: "
 BEHAVIOURS: Final = 5

@@ -9,15 +9,17 @@ from typing import Any
 
 import pandas as pd
 
-from training import artifact, report, workflow
+from training import artifact, examination, report, workflow
 from training.assessment import MODEL, Assessment, report_of
 from training.compression import Compression
+from training.examination import MakeScorer
 from training.gate import INCUMBENT
 from training.incumbent import Published
+from training.progress import Progress
 from training.report_examples import examples_of
+from training.runs import Run
 from training.split import Question, SplitName
 from training.stored_tables import as_served
-from training.workflow import MakeScorer, Progress, Run
 
 PER_USER = "per_user.parquet"
 
@@ -53,11 +55,11 @@ def evaluate(
             trouble = published.trouble(cut_us=model.window_us[1])
             compared = {"version": published.version, "trouble": trouble}
             also = {} if trouble else {INCUMBENT: published.scorer}
-        question, assessment = workflow.evaluate(run, model, k=k, also=also)
+        question, assessment = examination.evaluate(run, model, k=k, also=also)
         curve, best_epoch, version, out = model.curve, model.best_epoch, model.version, folder
         tried = model.settings.get("configurations_tried", 1)
     else:
-        question, assessment, learnt = workflow.evaluate_leave_one_out(
+        question, assessment, learnt = examination.evaluate_leave_one_out(
             run, folder / "checkpoints", resume=resume, progress=progress, k=k
         )
         curve, best_epoch, version = [epoch.as_json() for epoch in learnt.curve], learnt.best_epoch, 0
@@ -67,7 +69,7 @@ def evaluate(
         "split": split,
         "version": version,
         "compression": run.settings.compression if split == "temporal" else "none",
-        "training_window": {"start": workflow.iso(int(fit.time_us.min())), "end": workflow.iso(question.cut_us)},
+        "training_window": {"start": examination.iso(int(fit.time_us.min())), "end": examination.iso(question.cut_us)},
         "counts": {
             "engagements": len(fit),
             "users": len(set(fit.user.tolist())),
@@ -84,7 +86,7 @@ def evaluate(
     } | report_of(assessment)
     _, page = report.write(described, out)
     per_user_frame(run, question, assessment).to_parquet(out / PER_USER, index=False)
-    return Evaluation(report=described, top=workflow.top_frame(run, question, assessment), page=page)
+    return Evaluation(report=described, top=examination.top_frame(run, question, assessment), page=page)
 
 
 def per_user_frame(run: Run, question: Question, assessment: Assessment) -> pd.DataFrame:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from training.fitting import Epoch
+from training.progress import Epoch
 from training.tracking import TrackerError
 
 

@@ -12,9 +12,8 @@ from functools import partial
 from typing import Protocol
 
 from feature_repo.errors import LongtailError
-from training.fitting import Epoch
+from training.progress import Epoch, Progress
 from training.settings import TrainingSettings, learning_settings
-from training.workflow import Progress
 
 
 class TrackerError(LongtailError):

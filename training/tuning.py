@@ -19,11 +19,11 @@ from typing import Any, Final, Literal
 import numpy as np
 
 from feature_repo.errors import LongtailError
-from training.fitting import DivergedError, Epoch
+from training.fitting import DivergedError
+from training.progress import Epoch, Progress
 from training.retraining import alone
 from training.settings import NOT_LEARNING, TrainingSettings
 from training.tuning_space import Choice, Dimension, Space
-from training.workflow import Progress
 
 try:
     import optuna

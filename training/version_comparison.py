@@ -12,11 +12,11 @@ import numpy as np
 from feature_repo.errors import LongtailError
 from training import metrics
 from training.assessment import Assessment, assess
-from training.fitting import prepare
 from training.incumbent import Published
+from training.preparation import prepare
+from training.runs import Run
 from training.serving_contract import read_contract
 from training.split import split
-from training.workflow import Run
 
 METRICS: Final = ("ndcg", "recall", "hit_rate", "mrr", "auc", "novelty")
 ERRORS: Final = 2.0  # standard errors from 0 at which a difference is told

@@ -22,21 +22,23 @@ import typer
 from feature_repo.catalogue import catalogue_file
 from feature_repo.layout import StateDir
 from feature_repo.settings import FeatureSettings
-from training import workflow
+from training import examination, runs, workflow
 from training.assessment import MODEL, Assessment
 from training.benchmark_data import BENCHMARKS, bring
+from training.progress import Progress
+from training.runs import Run
 from training.settings import TrainingSettings
 
 KNOWN: Final = 0.9  # of the event times
 SLICES: Final = ("all", "tail", "thinnest", "dormant")
 
 
-def trained(run: workflow.Run, folder: Path, *, warm: bool) -> tuple[float, int, Assessment]:
+def trained(run: Run, folder: Path, *, warm: bool) -> tuple[float, int, Assessment]:
     """CPU seconds, epochs of the search, and what the test says."""
     began_s = time.process_time()
-    progress = workflow.Progress(on_note=typer.echo)
+    progress = Progress(on_note=typer.echo)
     model = workflow.train(run, folder, version=1, resume=False, warm=warm, progress=progress)
-    return time.process_time() - began_s, len(model.curve), workflow.evaluate(run, model)[1]
+    return time.process_time() - began_s, len(model.curve), examination.evaluate(run, model)[1]
 
 
 def main() -> None:
@@ -54,11 +56,11 @@ def main() -> None:
         state = StateDir(Path(scratch))
         bring(data, given.data, state)
         chosen = settings.model_copy(update=data.settings)
-        run = workflow.start(state.events, FeatureSettings(), chosen, catalogue=catalogue_file(state))
+        run = runs.start(state.events, FeatureSettings(), chosen, catalogue=catalogue_file(state))
         earlier = replace(run, log=run.log.before(int(np.quantile(run.log.time_us, KNOWN))))
         typer.echo(f"{data.name}: the last training knows {len(earlier.log)} of {len(run.log)} events")
         last = Path(scratch) / "last"
-        workflow.train(earlier, last, version=1, resume=False, progress=workflow.Progress())
+        workflow.train(earlier, last, version=1, resume=False, progress=Progress())
         shutil.copytree(last / "checkpoints", Path(scratch) / "warm" / "checkpoints")
         scratch_s, scratch_epochs, cold = trained(run, Path(scratch) / "cold", warm=False)
         warm_s, warm_epochs, warm = trained(run, Path(scratch) / "warm", warm=True)

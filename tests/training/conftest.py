@@ -13,9 +13,11 @@ import pytest
 from feature_repo.event_log import EventLog
 from feature_repo.events import Event
 from feature_repo.settings import FeatureSettings
-from training import workflow
+from training import runs, workflow
 from training.artifact import TrainedModel
 from training.export import export
+from training.progress import Progress
+from training.runs import Run
 from training.settings import TrainingSettings
 
 TASTES, ITEMS_PER_TASTE, USERS, EVENTS = 4, 20, 100, 16
@@ -53,15 +55,15 @@ def write_log(directory: Path, structure: float, *, seed: int = 3) -> Path:
     return directory
 
 
-def run_on(directory: Path, settings: TrainingSettings = SMALL) -> workflow.Run:
-    return workflow.start(directory, FeatureSettings(), settings)
+def run_on(directory: Path, settings: TrainingSettings = SMALL) -> Run:
+    return runs.start(directory, FeatureSettings(), settings)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Trained:
     """One trained and exported model."""
 
-    run: workflow.Run
+    run: Run
     folder: Path
     model: TrainedModel
     exported: Path
@@ -71,6 +73,6 @@ class Trained:
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     directory = tmp_path_factory.mktemp("trained")
     run = run_on(write_log(directory / "events", 0.95))
-    model = workflow.train(run, directory / "training", version=VERSION, resume=False, progress=workflow.Progress())
+    model = workflow.train(run, directory / "training", version=VERSION, resume=False, progress=Progress())
     exported = export(model, directory / "exports", retrieve_k=8, candidate_buckets=(4, 16), metrics={})
     return Trained(run=run, folder=directory, model=model, exported=exported)

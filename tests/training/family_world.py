@@ -10,10 +10,12 @@ import numpy as np
 from feature_repo.errors import LongtailError
 from training.devices import divisible, use
 from training.engagements import Engagements, from_rows
-from training.fitting import AnyExamples, Preparation, make_examples, new_recommender, prepare
+from training.lessons import AnyExamples, make_examples
 from training.model import Recommender
+from training.preparation import Preparation, prepare
 from training.sequences import PackedRows, SequenceExamples
 from training.settings import TrainingSettings
+from training.untrained import new_recommender
 
 FEATURES = 8
 DAY_S = 86_400.0

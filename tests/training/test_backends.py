@@ -16,7 +16,7 @@ import pytest
 from feature_repo.errors import LongtailError
 from tests.training.family_world import SEQUENCE, answers, lives, world
 from training import devices
-from training.fitting import make_batches
+from training.batches import make_batches
 from training.settings import TrainingSettings
 
 DEVICES = 3  # of one machine, which the backend is made to see; the rows of a batch are no multiple of it

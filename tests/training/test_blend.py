@@ -11,18 +11,20 @@ import scipy.sparse as sp
 import tensorflow as tf
 
 from tests.training.conftest import SMALL, Trained
-from training import blend_file, workflow
+from training import blend_file, examination
 from training.blend import CHANNELS, FACTS, FADINGS, Past, evidence, popularity_windows
 from training.blend_fitting import LEAST_USERS, fit_blend, prior_weights
 from training.evaluation import make_sheet, top_items, validation_ndcg
 from training.evidence import Evidence
-from training.fitting import make_examples, new_recommender, prepare
 from training.incumbent import Published
+from training.lessons import make_examples
 from training.listwise import Lists, fit_lists
 from training.neighbours import MATRICES, neighbours_of
+from training.preparation import prepare
 from training.publish import write_user_weights
 from training.scoring import BlendScorer, model_scorer
 from training.split import split
+from training.untrained import new_recommender
 from training.vocabulary import FIRST_ROW
 
 A, B, C, D = range(FIRST_ROW, FIRST_ROW + 4)
@@ -165,7 +167,7 @@ def test_retrieve_never_needs_the_ranking_head(trained: Trained) -> None:
 
 
 def test_a_blend_is_fitted_and_calibrated(trained: Trained) -> None:
-    _, assessment = workflow.evaluate(trained.run, trained.model)
+    _, assessment = examination.evaluate(trained.run, trained.model)
     blend, answer = trained.model.blend, assessment.answers["longtail"]
     assert blend.users >= LEAST_USERS
     assert not blend.note

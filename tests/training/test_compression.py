@@ -31,6 +31,7 @@ from training import (
 )
 from training.compression import Compression
 from training.export import export, sample_requests
+from training.progress import Progress
 from training.served_model import ServedModel, served
 from training.stored_tables import ByteTable, HalfTable, NumberTable, ProductTable, RootTable, as_served
 
@@ -176,7 +177,7 @@ def test_the_report_and_the_gate_speak_of_one_compression(trained: Trained, tmp_
         split="temporal",
         k=10,
         resume=False,
-        progress=workflow.Progress(),
+        progress=Progress(),
     )
     assert evaluation.report["compression"] == "int8"
     assert reporting.metrics_of(tmp_path, VERSION, "int8")["all"]["ndcg"] > 0

@@ -16,26 +16,24 @@ from feature_repo.errors import LongtailError
 from feature_repo.settings import FeatureSettings
 from tests.training.conftest import SMALL, TASTES, VERSION, run_on, write_log
 from tests.training.family_world import DAY_S, FEATURES, SEQUENCE, features_of, lives, world
-from training import losses, sequences, workflow
+from training import examination, losses, runs, sequences, workflow
 from training.artifact import folded
+from training.batches import batch_rows, make_batches
 from training.checkpoint import Checkpoints
 from training.engagements import from_rows
 from training.examples import Moments, history_inputs, moments_at
 from training.export import export
-from training.fitting import (
-    batch_rows,
-    fit,
-    make_batches,
-    make_examples,
-    new_recommender,
-    prepare,
-)
+from training.fitting import fit
 from training.items import item_terms
+from training.lessons import make_examples
 from training.model import build, example_inputs
+from training.preparation import prepare
+from training.progress import Progress
 from training.scoring import ModelScorer
 from training.sequences import SequenceExamples, cut_windows, pack
 from training.settings import TrainingSettings
 from training.shape import ModelShape
+from training.untrained import new_recommender
 
 
 @pytest.mark.parametrize("lengths", [(1,), (3, 51, 52), (120, 7), (51, 51)])
@@ -177,9 +175,9 @@ def write_catalogue(path: Path) -> Path:
 def test_the_transformer_learns_tastes_and_ranks_items_that_nobody_has_met(tmp_path: Path) -> None:
     settings = SMALL.model_copy(update={"encoder": "transformer", "max_epochs": 6, "learning_rate": 1e-2})
     events = write_log(tmp_path / "events", 0.95)
-    run = workflow.start(events, FeatureSettings(), settings, catalogue=write_catalogue(tmp_path / "items.parquet"))
-    model = workflow.train(run, tmp_path, version=VERSION, resume=False, progress=workflow.Progress())
-    _, assessment = workflow.evaluate(run, model)
+    run = runs.start(events, FeatureSettings(), settings, catalogue=write_catalogue(tmp_path / "items.parquet"))
+    model = workflow.train(run, tmp_path, version=VERSION, resume=False, progress=Progress())
+    _, assessment = examination.evaluate(run, model)
     measured = {name: np.nanmean(answer.per_user["auc"]) for name, answer in assessment.answers.items()}
     assert measured["longtail"] > measured["popularity"] + 0.2
     assert "new-0-0" in model.item_ids
@@ -208,8 +206,8 @@ def asked_by(shelf: int, candidates: list[str]) -> dict[str, tf.Tensor]:
 def test_the_transformer_learns_nothing_from_noise(tmp_path: Path) -> None:
     settings = SMALL.model_copy(update={"encoder": "transformer", "max_epochs": 1, "learning_rate": 1e-2})
     run = run_on(write_log(tmp_path / "events", 0.0), settings)
-    model = workflow.train(run, tmp_path, version=VERSION, resume=False, progress=workflow.Progress())
-    _, assessment = workflow.evaluate(run, model)
+    model = workflow.train(run, tmp_path, version=VERSION, resume=False, progress=Progress())
+    _, assessment = examination.evaluate(run, model)
     assert np.nanmean(assessment.answers["longtail"].per_user["auc"]) < 0.6
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from feature_repo.errors import LongtailError
 from tests.training.conftest import VERSION, Trained
-from training import gate, release, workflow
+from training import examination, gate, release
 from training import publish as publishing
 from training.assessment import report_of
 from training.gate import Verdict
@@ -144,7 +144,7 @@ def test_the_model_in_service_answers_the_question_as_it_did_in_training(trained
     )
     published = Published(version=VERSION, directory=final, user_weights=weights)
     assert not published.trouble(cut_us=model.window_us[1])
-    _, assessment = workflow.evaluate(trained.run, model, also={"incumbent": published.scorer})
+    _, assessment = examination.evaluate(trained.run, model, also={"incumbent": published.scorer})
     of_all = report_of(assessment)["slices"]["all"]
     assert of_all["ndcg_over"]["incumbent"]["mean"] == pytest.approx(0.0, abs=1e-3)
     assert of_all["scorers"]["incumbent"]["ndcg"]["mean"] > of_all["scorers"]["popularity"]["ndcg"]["mean"]

@@ -14,18 +14,33 @@ from feature_repo.errors import LongtailError
 from feature_repo.event_log import EventLog
 from feature_repo.events import Event
 from tests.training.conftest import SMALL, START, VERSION, Trained, run_on, write_log
-from training import config_file, engagements, fitting, metrics, popularity, reporting, vocabulary, workflow
+from training import (
+    batches,
+    config_file,
+    engagements,
+    examination,
+    metrics,
+    popularity,
+    reporting,
+    vocabulary,
+    workflow,
+)
 from training.artifact import TrainedModel
 from training.checkpoint import Checkpoints
-from training.fitting import Fit, fit, make_examples, new_recommender, prepare
+from training.fitting import Fit, fit
+from training.lessons import make_examples
 from training.model import create_model
+from training.preparation import prepare
+from training.progress import Progress
+from training.runs import Run
 from training.settings import TrainingSettings
 from training.split import split
+from training.untrained import new_recommender
 
 
-def answers(run: workflow.Run, model: TrainedModel) -> dict[str, dict[str, float]]:
+def answers(run: Run, model: TrainedModel) -> dict[str, dict[str, float]]:
     """Means over users by scorer and metric, on the test."""
-    _, assessment = workflow.evaluate(run, model)
+    _, assessment = examination.evaluate(run, model)
     return {
         scorer: {metric: float(np.nanmean(values)) for metric, values in answer.per_user.items()}
         for scorer, answer in assessment.answers.items()
@@ -40,7 +55,7 @@ def test_it_learns_where_tastes_exist(trained: Trained) -> None:
 
 def test_it_does_not_learn_from_noise(tmp_path: Path) -> None:
     run = run_on(write_log(tmp_path / "events", 0.0), SMALL.model_copy(update={"max_epochs": 6}))
-    model = workflow.train(run, tmp_path, version=VERSION, resume=False, progress=workflow.Progress())
+    model = workflow.train(run, tmp_path, version=VERSION, resume=False, progress=Progress())
     measured = answers(run, model)
     assert measured["longtail"]["auc"] < 0.6
     assert measured["longtail"]["ndcg"] < measured["popularity"]["ndcg"] + 0.1
@@ -142,24 +157,24 @@ def test_a_log_too_small_says_what_is_missing(tmp_path: Path, users: int, items:
     EventLog(tmp_path / "events").append(log)
     with pytest.raises(LongtailError, match=r"users?|items?"):
         run = run_on(tmp_path / "events")
-        workflow.train(run, tmp_path, version=VERSION, resume=False, progress=workflow.Progress())
+        workflow.train(run, tmp_path, version=VERSION, resume=False, progress=Progress())
 
 
 def test_an_empty_log_says_how_to_fill_it(tmp_path: Path) -> None:
     with pytest.raises(LongtailError):
-        workflow.train(
-            run_on(tmp_path / "events"), tmp_path, version=VERSION, resume=False, progress=workflow.Progress()
-        )
+        workflow.train(run_on(tmp_path / "events"), tmp_path, version=VERSION, resume=False, progress=Progress())
 
 
-@pytest.mark.parametrize("module", [config_file, metrics, engagements, fitting, popularity, vocabulary, workflow])
+@pytest.mark.parametrize(
+    "module", [batches, config_file, examination, metrics, engagements, popularity, vocabulary, workflow]
+)
 def test_the_examples_in_the_docstrings_hold(module: object) -> None:
     assert doctest.testmod(module, extraglobs={}).failed == 0  # type: ignore[arg-type]
 
 
 def test_the_report_is_a_page_of_its_own_and_shows_values(trained: Trained) -> None:
     result = reporting.evaluate(
-        trained.run, trained.folder / "training", split="temporal", k=10, resume=False, progress=workflow.Progress()
+        trained.run, trained.folder / "training", split="temporal", k=10, resume=False, progress=Progress()
     )
     page = Path(result.page).read_text()
     users = pd.read_parquet(Path(result.page).with_name(reporting.PER_USER))

@@ -25,12 +25,14 @@ from training.blend import Past
 from training.calibration import probability
 from training.export import _trained_scores, export, sample_requests
 from training.fill_values import HISTORY_FROM
-from training.fitting import make_examples, new_recommender, prepare
+from training.lessons import make_examples
 from training.model_card import model_card
+from training.preparation import prepare
 from training.served_model import served
 from training.settings import TrainingSettings
 from training.split import split
 from training.stored_tables import as_served
+from training.untrained import new_recommender
 from training.vocabulary import FIRST_ROW
 
 EACH_KIND = {

@@ -9,15 +9,16 @@ import pandas as pd
 import pytest
 
 from tests.training.conftest import Trained
-from training import workflow
+from training import examination
 from training.assessment import MODEL, Assessment
 from training.report_examples import examples_of
+from training.runs import Run
 from training.split import Question
 
 
 @pytest.fixture(scope="module")
 def asked(trained: Trained) -> tuple[Question, Assessment]:
-    return workflow.evaluate(trained.run, trained.model)
+    return examination.evaluate(trained.run, trained.model)
 
 
 def test_each_state_has_the_user_in_the_middle(trained: Trained, asked: tuple[Question, Assessment]) -> None:
@@ -47,8 +48,6 @@ def test_items_have_their_titles(trained: Trained, asked: tuple[Question, Assess
     pd.DataFrame(
         {"item_id": trained.run.log.item_ids, "title": [f"<b>{name}" for name in trained.run.log.item_ids]}
     ).to_parquet(catalogue)
-    run = workflow.Run(
-        reader=trained.run.reader, log=trained.run.log, settings=trained.run.settings, catalogue=catalogue
-    )
+    run = Run(reader=trained.run.reader, log=trained.run.log, settings=trained.run.settings, catalogue=catalogue)
     first, *_ = examples_of(run, *asked)
     assert all(item["item"].startswith("<b>item-") for item in first["lists"][MODEL])

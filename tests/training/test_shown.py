@@ -15,10 +15,12 @@ from feature_repo.impressions import SCHEMA, schema_of
 from tests.training.conftest import ITEMS_PER_TASTE, SMALL, START, TASTES, USERS, run_on, write_log
 from training.checkpoint import Checkpoints
 from training.engagements import Engagements, from_rows
-from training.fitting import fit, make_examples, new_recommender
+from training.fitting import fit
+from training.lessons import make_examples
 from training.scoring import model_scorer
 from training.shown import PER_MOMENT, Refused, read_refused
 from training.split import split
+from training.untrained import new_recommender
 from training.vocabulary import FIRST_ROW
 
 DAY_S = 86_400

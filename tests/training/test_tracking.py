@@ -11,10 +11,9 @@ from typing import Any, Protocol
 
 import pytest
 
-from training.fitting import Epoch
+from training.progress import Epoch, Progress
 from training.settings import NOT_LEARNING, TrainingSettings, learning_settings
 from training.tracking import OpenTracker, RunTracker, TrackerError, tracked, trackers_of
-from training.workflow import Progress
 
 Curve = dict[str, dict[int, float]]  # `search/loss` → epoch → value
 

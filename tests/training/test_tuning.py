@@ -17,9 +17,11 @@ from feature_repo.events import Event
 from tests.training.conftest import START, run_on, write_log
 from tests.training.test_gate import report
 from training import config_file, workflow
-from training.fitting import DivergedError, Epoch
+from training.fitting import DivergedError
 from training.gate import judge
 from training.model_card import model_card
+from training.progress import Epoch, Progress
+from training.runs import Run
 from training.settings import TrainingSettings
 from training.split import split
 from training.tuning import Found, Score, Search, tune
@@ -36,7 +38,7 @@ def search(folder: Path, **given: object) -> Search:
     return Search(**{"settings": TrainingSettings(), "space": SPACE, "folder": folder, "log": "one", **given})  # type: ignore[arg-type]
 
 
-def hill(settings: TrainingSettings, progress: workflow.Progress) -> float:
+def hill(settings: TrainingSettings, progress: Progress) -> float:
     """Highest for `bert` of three blocks at a rate of 0.01; each epoch is a little better than the last."""
     height = 1 - abs(math.log10(settings.learning_rate) + 2) / 2 - abs(settings.num_blocks - 3) / 4
     height = 0.1 * max(0.0, height) + (0.05 if settings.encoder == "bert" else 0.0)
@@ -45,7 +47,7 @@ def hill(settings: TrainingSettings, progress: workflow.Progress) -> float:
     return height
 
 
-def plain(settings: TrainingSettings, progress: workflow.Progress) -> float:
+def plain(settings: TrainingSettings, progress: Progress) -> float:
     progress.on_epoch(Epoch(epoch=1, loss=1.0, validation_ndcg=0.1))
     return 0.1
 
@@ -55,12 +57,12 @@ def tried(found: Found) -> list[tuple[object, ...]]:
 
 
 def test_it_finds_better_settings_where_there_are_some(tmp_path: Path) -> None:
-    before = hill(TrainingSettings(), workflow.Progress())
+    before = hill(TrainingSettings(), Progress())
     found = tune(search(tmp_path), hill, trials=20)
     assert found.best.score is not None
     assert found.best.score > 1.5 * before
     assert found.settings.encoder == "bert"
-    assert hill(found.settings, workflow.Progress()) == pytest.approx(found.best.score)
+    assert hill(found.settings, Progress()) == pytest.approx(found.best.score)
 
 
 def test_it_stays_with_the_settings_where_none_are_better(tmp_path: Path) -> None:
@@ -87,7 +89,7 @@ def test_an_interrupted_search_ends_as_one_that_was_not(tmp_path: Path) -> None:
     whole = tune(search(tmp_path / "whole"), hill, trials=12)
     calls = 0
 
-    def killed(settings: TrainingSettings, progress: workflow.Progress) -> float:
+    def killed(settings: TrainingSettings, progress: Progress) -> float:
         nonlocal calls
         calls += 1
         if calls == 11:
@@ -104,7 +106,7 @@ def test_an_interrupted_search_ends_as_one_that_was_not(tmp_path: Path) -> None:
     assert again.settings == resumed.settings
 
 
-def _never(settings: TrainingSettings, progress: workflow.Progress) -> float:
+def _never(settings: TrainingSettings, progress: Progress) -> float:
     raise AssertionError("all were tried before")
 
 
@@ -115,7 +117,7 @@ def test_another_seed_tries_others(tmp_path: Path) -> None:
 
 
 def test_settings_that_diverge_are_passed_over_and_any_other_failure_ends_the_search(tmp_path: Path) -> None:
-    def fragile(settings: TrainingSettings, progress: workflow.Progress) -> float:
+    def fragile(settings: TrainingSettings, progress: Progress) -> float:
         if settings.learning_rate > 2e-3:
             raise DivergedError("the loss is no longer a finite number")
         return hill(settings, progress)
@@ -127,14 +129,14 @@ def test_settings_that_diverge_are_passed_over_and_any_other_failure_ends_the_se
     assert found.settings.learning_rate <= 2e-3
     assert found.settings.configurations_tried == 12
 
-    def broken(settings: TrainingSettings, progress: workflow.Progress) -> float:
+    def broken(settings: TrainingSettings, progress: Progress) -> float:
         raise LongtailError("the log has 1 user")
 
     with pytest.raises(LongtailError, match="the log has 1 user"):
         tune(search(tmp_path / "broken"), broken, trials=12)
 
 
-def _diverges(settings: TrainingSettings, progress: workflow.Progress) -> float:
+def _diverges(settings: TrainingSettings, progress: Progress) -> float:
     raise DivergedError("the loss is no longer a finite number")
 
 
@@ -146,7 +148,7 @@ def test_a_search_without_any_result_says_so(tmp_path: Path) -> None:
 def test_no_trial_begins_after_the_timeout(tmp_path: Path) -> None:
     now_s = 100.0
 
-    def slow(settings: TrainingSettings, progress: workflow.Progress) -> float:
+    def slow(settings: TrainingSettings, progress: Progress) -> float:
         nonlocal now_s
         now_s += 7.0
         return 0.1
@@ -173,7 +175,7 @@ def test_the_count_is_on_the_model_card() -> None:
 
 
 def test_two_searches_at_once_are_refused(tmp_path: Path) -> None:
-    def nested(settings: TrainingSettings, progress: workflow.Progress) -> float:
+    def nested(settings: TrainingSettings, progress: Progress) -> float:
         tune(search(tmp_path), plain, trials=1)
         return 0.0
 
@@ -248,7 +250,7 @@ def test_a_wrong_space_is_refused_with_what_is_allowed(tmp_path: Path, text: str
         read(tmp_path, text)
 
 
-def _with_another_test(directory: Path, run: workflow.Run) -> Path:
+def _with_another_test(directory: Path, run: Run) -> Path:
     """The log with every event of the test window about one and the same item."""
     log, cut_us = run.log, split(run.log, "temporal", run.settings).test.cut_us
     events = []
@@ -292,7 +294,7 @@ def test_the_command_looks_at_no_test_writes_a_file_for_train_and_goes_on(
     assert settings == config_file.with_file(TrainingSettings(), config)
     run = run_on(tmp_path / "events", settings)
     other = run_on(_with_another_test(tmp_path / "changed", run), settings)
-    score = workflow.validation_score(other, tmp_path, progress=workflow.Progress())
+    score = workflow.validation_score(other, tmp_path, progress=Progress())
     assert f"trial 1 finished: validation NDCG@10 {score:.4f}" in first
     assert score > 0
     (board,) = (tmp_path / "boards").iterdir()

@@ -15,6 +15,7 @@ from feature_repo.events import Event
 from tests.training.conftest import SMALL, START, VERSION, Trained, run_on, write_log
 from training import warm_start, workflow
 from training.model import Recommender, build
+from training.progress import Progress
 from training.shape import ModelShape
 from training.warm_start import Names
 
@@ -87,7 +88,7 @@ def test_a_log_that_went_on_is_learnt_in_fewer_epochs(trained: Trained, tmp_path
     run = run_on(tmp_path / "events", once)
     ndcg = {}
     for way in ("warm", "cold"):
-        progress = workflow.Progress(on_note=notes.append)
+        progress = Progress(on_note=notes.append)
         model = workflow.train(
             run, tmp_path / way, version=VERSION, resume=False, warm=way == "warm", progress=progress
         )
