@@ -19,12 +19,10 @@ from typing import Any
 import numpy as np
 import typer
 
-from feature_repo.catalogue import catalogue_file
 from feature_repo.layout import StateDir
-from feature_repo.settings import FeatureSettings
-from training import examination, runs, workflow
+from training import examination, workflow
 from training.assessment import MODEL, Assessment
-from training.benchmark_data import BENCHMARKS, BenchmarkData, bring
+from training.benchmark_data import BENCHMARKS, BenchmarkData, started
 from training.progress import Progress
 from training.runs import Run
 from training.settings import TrainingSettings
@@ -48,12 +46,9 @@ def measure(
 ) -> Measured:
     """Imports, trains with each seed, and asks the test."""
     state = StateDir(work / data.folder)
-    if not state.events.exists():
-        bring(data, folder, state)
     assessments, began_s = [], time.process_time()
     for seed in range(1 if peers else seeds):
-        chosen = settings.model_copy(update={**data.settings, "seed": seed})
-        run = runs.start(state.events, FeatureSettings(), chosen, catalogue=catalogue_file(state))
+        run = started(data, folder, state, settings.model_copy(update={"seed": seed}))
         assessments.append(_assess(run, data, state.training / str(seed), peers=peers))
     return Measured(
         slices=assessments[0].slices,

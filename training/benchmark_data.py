@@ -14,10 +14,14 @@ from pathlib import Path
 
 import pandas as pd
 
-from feature_repo.catalogue import ItemMapping, import_items
+from feature_repo.catalogue import ItemMapping, catalogue_file, import_items
 from feature_repo.importing import EventMapping, import_events
 from feature_repo.layout import StateDir
+from feature_repo.settings import FeatureSettings
 from feature_repo.tabular import open_files, scratch_database
+from training import runs
+from training.runs import Run
+from training.settings import TrainingSettings
 from training.split import SplitName
 
 DAY_S = 86_400
@@ -34,6 +38,14 @@ class BenchmarkData:
     read: Callable[[Path], Frames]
     split: SplitName
     settings: Mapping[str, object] = field(default_factory=dict)  # of [training]; no parameter of the model
+
+
+def started(data: BenchmarkData, folder: Path, state: StateDir, settings: TrainingSettings) -> Run:
+    """A run on a data set, which is imported first where it was not before."""
+    if not state.events.exists():
+        bring(data, folder, state)
+    chosen = settings.model_copy(update=data.settings)
+    return runs.start(state.events, FeatureSettings(), chosen, catalogue=catalogue_file(state))
 
 
 def bring(data: BenchmarkData, folder: Path, state: StateDir) -> None:

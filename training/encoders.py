@@ -48,7 +48,7 @@ class AttentionEncoder(keras.layers.Layer):  # type: ignore[misc]  # the library
         width = shape.embedding_size
         self.event_type = keras.layers.Embedding(shape.num_event_types + FIRST_ROW, width, name="event_type")
         self.position = keras.layers.Embedding(shape.history_length, width, name="position")
-        self.age = keras.layers.Embedding(AGE_BUCKETS, width, name="age")
+        self.age = keras.layers.Embedding(AGE_BUCKETS, width, name="age") if shape.time_gaps else None
         self.normalise = UserFeatureNormalisation(shape.num_user_features, name="normalise")
         self.context = keras.layers.Dense(width, name="context")
         self.dropout = keras.layers.Dropout(shape.dropout, name="dropout")
@@ -58,12 +58,10 @@ class AttentionEncoder(keras.layers.Layer):  # type: ignore[misc]  # the library
 
     def call(self, inputs: Tensors, item_vectors: Any, training: bool = False) -> Encoded:
         is_item = ops.not_equal(inputs["history_items"], PADDING)  # [batch, history]
-        history = (
-            item_vectors
-            + self.event_type(inputs["history_types"])
-            + self.age(bucket(inputs["history_age_s"]))
-            + self.position(ops.arange(ops.shape(is_item)[1]))
-        )  # [batch, history, width]
+        history = item_vectors + self.event_type(inputs["history_types"])
+        if self.age is not None:
+            history = history + self.age(bucket(inputs["history_age_s"]))
+        history = history + self.position(ops.arange(ops.shape(is_item)[1]))  # [batch, history, width]
         length = ops.sum(ops.cast(is_item, "int32"), axis=1)
         context = self.context(self.normalise(inputs["user_features"], length))[:, None, :]  # [batch, 1, width]
         tokens = self.dropout(ops.concatenate([context, history], axis=1), training=training)
@@ -87,7 +85,7 @@ class SequenceEncoder(keras.layers.Layer):  # type: ignore[misc]  # the library 
         width = shape.embedding_size
         self.causal, self.scale = causal, width**0.5
         self.event_type = keras.layers.Embedding(shape.num_event_types + FIRST_ROW, width, name="event_type")
-        self.gap = keras.layers.Embedding(AGE_BUCKETS, width, name="gap")
+        self.gap = keras.layers.Embedding(AGE_BUCKETS, width, name="gap") if shape.time_gaps else None
         self.special = self.add_weight(shape=(width,), initializer="random_normal", name="special")
         self.normalise = UserFeatureNormalisation(shape.num_user_features, name="normalise")
         self.context = keras.layers.Dense(width, kernel_initializer="zeros", name="context")
@@ -120,7 +118,9 @@ class SequenceEncoder(keras.layers.Layer):  # type: ignore[misc]  # the library 
         return tokens, self._with_features(tokens, inputs["user_features"], inputs["history_length"])
 
     def _tokens(self, items: Any, types: Any, gap_s: Any, item_vectors: Any) -> Any:
-        behaviour = item_vectors * self.scale + self.event_type(types) + self.gap(bucket(gap_s))
+        behaviour = item_vectors * self.scale + self.event_type(types)
+        if self.gap is not None:
+            behaviour = behaviour + self.gap(bucket(gap_s))
         return ops.where(ops.not_equal(items, PADDING)[..., None], behaviour, ops.cast(self.special, behaviour.dtype))
 
     def _run(self, tokens: Any, may_see: Any, training: bool) -> Any:

@@ -17,26 +17,22 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import typer
 
-from feature_repo.catalogue import catalogue_file
 from feature_repo.contract import MODEL_USER_FEATURES
 from feature_repo.errors import LongtailError
 from feature_repo.layout import StateDir
 from feature_repo.missing_values import ALLOWED, KEEP, MEAN, MEDIAN, SIMILAR
-from feature_repo.settings import FeatureSettings
-from training import artifact, examination, runs, workflow
+from training import artifact, examination, workflow
 from training.artifact import TrainedModel
 from training.assessment import MODEL
-from training.benchmark_data import BENCHMARKS, BenchmarkData, bring
-from training.checkpoint import Checkpoints
+from training.benchmark_data import BENCHMARKS, BenchmarkData, started
 from training.evaluation import ask, make_sheet
-from training.lessons import make_examples
 from training.log_reader import LogReader, UserColumns
+from training.phases import Phases
 from training.progress import Progress
 from training.runs import Run
-from training.scoring import RetrievalScorer, model_scorer
+from training.scoring import RetrievalScorer
 from training.settings import TrainingSettings
 from training.split import split
-from training.untrained import new_recommender
 
 STRATEGIES = (KEEP, MEAN, MEDIAN, SIMILAR, "constant(0)")
 
@@ -50,12 +46,12 @@ class RowlessReader(LogReader):
         return replace(known, features=np.full_like(known.features, np.nan))
 
 
-def measure(data: BenchmarkData, state: StateDir, settings: TrainingSettings, strategy: str) -> dict[str, np.ndarray]:
+def measure(
+    data: BenchmarkData, folder: Path, state: StateDir, settings: TrainingSettings, strategy: str
+) -> dict[str, np.ndarray]:
     """NDCG@10 [users] by what was asked."""
-    chosen = settings.model_copy(
-        update={**data.settings, "missing_values": dict.fromkeys(MODEL_USER_FEATURES, strategy)}
-    )
-    run = runs.start(state.events, FeatureSettings(), chosen, catalogue=catalogue_file(state))
+    chosen = settings.model_copy(update={"missing_values": dict.fromkeys(MODEL_USER_FEATURES, strategy)})
+    run = started(data, folder, state, chosen)
     folder = state.training / strategy
     model = _trained(run, folder)
     rowless = replace(
@@ -79,16 +75,11 @@ def _trained(run: Run, folder: Path) -> TrainedModel:
 def _validation(run: Run, folder: Path) -> np.ndarray:
     """Of the network that the search chose, as the search asked it."""
     question = split(run.log, "temporal", run.settings).validation
-    prepared = run.prepared(question)
-    recommender = new_recommender(
-        prepared, make_examples(prepared, run.user_features, run.settings), run.settings, run.settings.max_epochs
-    )
-    Checkpoints(directory=folder / "checkpoints" / "search", fingerprint="").restore_best(recommender)
-    network = model_scorer(
-        recommender, question, prepared.tables, run.user_columns(question.moments).features, prepared.popularity
-    )
+    phases = Phases(run=run, folder=folder / "checkpoints", resume=True, progress=Progress())
+    searched = phases.search(question)
+    prepared = searched.prepared
     sheet = make_sheet(question, prepared.tables.item_row, prepared.num_rows)
-    answer = ask(sheet, RetrievalScorer(model=network), np.ones(prepared.num_rows), seed=run.settings.seed)
+    answer = ask(sheet, RetrievalScorer(model=searched.scorer), np.ones(prepared.num_rows), seed=run.settings.seed)
     return answer.per_user["ndcg"]
 
 
@@ -117,11 +108,9 @@ def main() -> None:
     settings = TrainingSettings.model_validate(dict(pair.split("=", 1) for pair in given.set))
     with TemporaryDirectory(prefix="longtail-benchmark-") as scratch:
         state = StateDir((given.work_dir or Path(scratch)) / data.folder)
-        if not state.events.exists():
-            bring(data, given.data, state)
         kept: dict[str, np.ndarray] = {}
         for strategy in dict.fromkeys((KEEP, *(given.strategy or STRATEGIES))):
-            found = measure(data, state, settings, strategy)
+            found = measure(data, given.data, state, settings, strategy)
             kept = kept or found
             show(strategy, found, kept)
 

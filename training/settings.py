@@ -35,6 +35,9 @@ class TrainingSettings(BaseModel):
     history_length: Literal[50] = Field(
         HISTORY_LENGTH, description="Behaviours the model reads; the feature view keeps as many."
     )
+    time_gaps: bool = Field(
+        True, description="Whether the encoder reads the time between behaviours; `attention` reads how old they are."
+    )
     dropout: float = Field(0.3, ge=0, lt=1, description="Share of activations dropped in training.")
     user_prior: float = Field(
         50.0, ge=0, description="Precision of the Gaussian prior of δ_u around 0; larger keeps users nearer to W_0."

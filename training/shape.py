@@ -28,4 +28,5 @@ class ModelShape:
     user_prior: float = 1.0
     num_terms: int = 0  # of the catalogue; a trained table is folded and has none
     terms_per_item: int = 0
+    time_gaps: bool = True  # read by the encoder
     own_dropout: float = 0.0  # how often an item's own embedding is left out

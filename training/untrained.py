@@ -36,6 +36,7 @@ def new_recommender(
             num_terms=prepared.terms.num_terms if prepared.terms else 0,
             terms_per_item=prepared.terms.ids.shape[1] if prepared.terms else 0,
             own_dropout=settings.own_dropout,
+            time_gaps=settings.time_gaps,
         ),
     )
     if prepared.terms:

@@ -19,12 +19,10 @@ from typing import Final
 import numpy as np
 import typer
 
-from feature_repo.catalogue import catalogue_file
 from feature_repo.layout import StateDir
-from feature_repo.settings import FeatureSettings
-from training import examination, runs, workflow
+from training import examination, workflow
 from training.assessment import MODEL, Assessment
-from training.benchmark_data import BENCHMARKS, bring
+from training.benchmark_data import BENCHMARKS, started
 from training.progress import Progress
 from training.runs import Run
 from training.settings import TrainingSettings
@@ -54,9 +52,7 @@ def main() -> None:
     settings = TrainingSettings.model_validate(dict(pair.split("=", 1) for pair in given.set))
     with TemporaryDirectory(prefix="longtail-benchmark-") as scratch:
         state = StateDir(Path(scratch))
-        bring(data, given.data, state)
-        chosen = settings.model_copy(update=data.settings)
-        run = runs.start(state.events, FeatureSettings(), chosen, catalogue=catalogue_file(state))
+        run = started(data, given.data, state, settings)
         earlier = replace(run, log=run.log.before(int(np.quantile(run.log.time_us, KNOWN))))
         typer.echo(f"{data.name}: the last training knows {len(earlier.log)} of {len(run.log)} events")
         last = Path(scratch) / "last"

@@ -32,7 +32,7 @@ from training.progress import Progress
 from training.scoring import ModelScorer
 from training.sequences import SequenceExamples, cut_windows, pack
 from training.settings import TrainingSettings
-from training.shape import ModelShape
+from training.shape import EncoderName, ModelShape
 from training.untrained import new_recommender
 
 
@@ -226,6 +226,20 @@ def test_a_folded_table_gives_the_same_scores() -> None:
     cold = np.asarray(plain.items.embeddings)[-2:]
     meanings = np.asarray(recommender.items.terms)
     np.testing.assert_allclose(cold[0], terms.weights[11] @ meanings[terms.ids[11]], atol=1e-6)
+
+
+@pytest.mark.parametrize("encoder", ["attention", "transformer"])
+@pytest.mark.parametrize("time_gaps", [True, False])
+def test_times_are_read_where_the_settings_say_so(encoder: EncoderName, time_gaps: bool) -> None:
+    shape = ModelShape(num_users=1, num_items=3, encoder=encoder, embedding_size=8, num_heads=2, time_gaps=time_gaps)
+    recommender = build(shape)
+    inputs = example_inputs(shape, candidates=3)
+    inputs["history_items"][:, :2], inputs["history_types"][:, :2] = [[2, 3]], 2
+    embeddings = []
+    for age_s in (60.0, 90_000.0):
+        inputs["history_age_s"][:, :2] = [[age_s, 3 * age_s]]
+        embeddings.append(np.asarray(recommender.encode(inputs).tokens))
+    assert np.allclose(embeddings[0], embeddings[1]) is not time_gaps
 
 
 def test_the_examples_in_the_docstrings_hold() -> None:
