@@ -97,7 +97,7 @@ class ObjectiveSection(Section):
 
 
 class Objectives(Section):
-    activate: ObjectiveSection = ObjectiveSection(relevance=1.0, novelty=1.0, novelty_share=0.4)
+    activate: ObjectiveSection = ObjectiveSection(relevance=1.0, novelty=1.0, novelty_share=0.5)
     retain: ObjectiveSection = ObjectiveSection(relevance=1.0, novelty=1.0, novelty_share=0.2)
     explore: ObjectiveSection = ObjectiveSection(relevance=1.0, novelty=1.0, novelty_share=0.3)
 
