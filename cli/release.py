@@ -69,6 +69,7 @@ def label(
 
 def retrain(
     context: typer.Context,
+    *,
     min_events: Annotated[int, typer.Option(min=0, help="Train when so many events are new.")] = 1000,
     every_hours: Annotated[
         float | None,
@@ -79,6 +80,9 @@ def retrain(
     ] = "",
     warm: Annotated[
         bool, typer.Option("--warm", help="Start from the last training's weights, for training.warm_epochs at most.")
+    ] = False,
+    distil: Annotated[
+        bool, typer.Option("--distil", help="Then train a small student of that model, and go on with the student.")
     ] = False,
 ) -> None:
     """Train, measure, gate and publish a new version when enough events came in since the one in service.
@@ -96,7 +100,7 @@ def retrain(
     with alone(settings.state.training):
         while True:
             try:
-                _retrain_if_due(settings, min_events=min_events, label=label, warm=warm)
+                _retrain_if_due(settings, min_events=min_events, label=label, warm=warm, distil=distil)
             except LongtailError as error:
                 if every_hours is None:
                     raise
@@ -106,7 +110,7 @@ def retrain(
             time.sleep(every_hours * 3600)
 
 
-def _retrain_if_due(settings: Settings, *, min_events: int, label: str, warm: bool) -> None:
+def _retrain_if_due(settings: Settings, *, min_events: int, label: str, warm: bool, distil: bool) -> None:
     news = _news(settings)
     typer.echo(f"{datetime.now(UTC):%Y-%m-%d %H:%M} {news}")
     if news.events < min_events:
@@ -114,6 +118,8 @@ def _retrain_if_due(settings: Settings, *, min_events: int, label: str, warm: bo
         return
     for step in STEPS:
         _run(settings, (*step, "--warm") if warm and step == TRAIN else step)
+        if distil and step == TRAIN:
+            _run(settings, (*TRAIN, "--distil"))
     if label:
         from training import publish as publishing
 

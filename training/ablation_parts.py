@@ -164,7 +164,14 @@ def answers_without(run: Run, made: Split, folder: Path, parts: Mapping[str, Par
         alike = {name: part for name, part in parts.items() if tuple(part.told) == inputs}
         told = next(iter(alike.values())).told
         network = telling(validation.network, told)
-        drawn = draw(made.validation, searched.prepared, evidence, network, seed=run.settings.seed)
+        drawn = draw(
+            made.validation,
+            searched.prepared,
+            evidence,
+            network,
+            seed=run.settings.seed,
+            most_neighbours=run.settings.neighbours,
+        )
         before, after = validation.telling(told), test.telling(told)
         for name, part in alike.items():
             fitted = fit_without(drawn, part)

@@ -43,6 +43,7 @@ class TrainedModel:
     best_epoch: int = 0
     settings: dict[str, Any] = field(default_factory=dict)
     fill_values: FillValues = field(default_factory=nothing_learnt)  # what stands in for missing user features
+    teacher: dict[str, Any] | None = None  # of a student: see distillation.Teachers
 
     @property
     def shape(self) -> ModelShape:
@@ -122,6 +123,7 @@ def save(model: TrainedModel, directory: Path) -> None:
         "best_epoch": model.best_epoch,
         "settings": model.settings,
         "missing_values": model.fill_values.as_json(),
+        "teacher": model.teacher,
     }
     (draft / "model.json").write_text(json.dumps(described, indent=2))
     shutil.rmtree(directory, ignore_errors=True)
@@ -171,7 +173,14 @@ def load(directory: Path) -> TrainedModel:
             best_epoch=described["best_epoch"],
             settings=described["settings"],
             fill_values=from_json(described["missing_values"]),
+            teacher=described.get("teacher"),
         )
+
+
+def teacher_version(directory: Path) -> int:
+    """Of a student its teacher's, of any other model its own. Raises LongtailError as `load` does."""
+    described = _described(directory)
+    return int((described.get("teacher") or described)["version"])
 
 
 def load_user_weights(directory: Path) -> UserWeights:

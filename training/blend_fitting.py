@@ -12,6 +12,7 @@ from training.blend import CHANNELS, DOTS, EVIDENCE_CHANNELS, FACTS, HEAD, Blend
 from training.blend_sample import FOLDS, PAIRS, Drawn, Sample, draw
 from training.evidence import Evidence
 from training.listwise import Lists, fit_lists, fit_logistic
+from training.neighbours import NEIGHBOURS
 from training.preparation import Preparation
 from training.scoring import ModelScorer
 from training.split import Question
@@ -59,9 +60,17 @@ def prior_weights(silent: Collection[str] = ()) -> np.ndarray:
     return weights
 
 
-def fit_blend(question: Question, prepared: Preparation, known: Evidence, network: ModelScorer, *, seed: int) -> Blend:
+def fit_blend(
+    question: Question,
+    prepared: Preparation,
+    known: Evidence,
+    network: ModelScorer,
+    *,
+    seed: int,
+    most_neighbours: int = NEIGHBOURS,
+) -> Blend:
     """Fits on the users of a question; the tables are those of the question's cut."""
-    drawn = draw(question, prepared, known, network, seed=seed)
+    drawn = draw(question, prepared, known, network, seed=seed, most_neighbours=most_neighbours)
     blend = usual_blend(drawn)
     if blend.users < LEAST_USERS:
         return blend

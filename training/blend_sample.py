@@ -13,7 +13,7 @@ from training.blend import CHANNELS, FACTS, FADINGS, Scales, catalogue_channels,
 from training.evaluation import Sheet, make_sheet
 from training.evidence import Evidence
 from training.listwise import Lists
-from training.neighbours import MATRICES, Neighbours, neighbours_of
+from training.neighbours import MATRICES, NEIGHBOURS, Neighbours, neighbours_of
 from training.popularity import PopularityTable
 from training.preparation import Preparation
 from training.scoring import ModelScorer
@@ -59,9 +59,17 @@ class Drawn:
         return fold
 
 
-def draw(question: Question, prepared: Preparation, known: Evidence, network: ModelScorer, *, seed: int) -> Drawn:
+def draw(
+    question: Question,
+    prepared: Preparation,
+    known: Evidence,
+    network: ModelScorer,
+    *,
+    seed: int,
+    most_neighbours: int = NEIGHBOURS,
+) -> Drawn:
     """Draws from the users of a question; the tables are those of the question's cut."""
-    neighbours = neighbours_of(known)
+    neighbours = neighbours_of(known, most_neighbours)
     windows = popularity_windows(prepared.fit, prepared.tables.item_row, prepared.num_rows, question.moments.as_of_us)
     drawing = _Drawing(
         sheet=make_sheet(question, prepared.tables.item_row, prepared.num_rows),

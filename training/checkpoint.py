@@ -88,6 +88,15 @@ class Checkpoints:
             _assign(model.variables, arrays, "model")
 
 
+def kept_state(directory: Path) -> Checkpoint | None:
+    """Where the run in a folder stands, whosever it is; None where none has finished an epoch."""
+    path = directory / "last.npz"
+    if not path.exists():
+        return None
+    with _opened(path) as arrays:
+        return _state(path, arrays)
+
+
 def _opened(path: Path) -> Any:
     try:
         return np.load(path)

@@ -24,13 +24,14 @@ import keras
 import numpy as np
 from keras import ops
 
-from training.blocks import CandidateAttention
+from training.blocks import FAR_BELOW, CandidateAttention
 from training.encoders import Encoded, make_encoder
 from training.fill_values import nothing_learnt
 from training.items import ItemTable
 from training.losses import candidate_losses, gbce, softmax_against, weighted_mean, without_own
 from training.popularity import POPULARITY_FEATURES
 from training.shape import ModelShape
+from training.teacher import Teacher
 from training.vocabulary import FIRST_ROW
 
 Tensors = Mapping[str, Any]
@@ -38,11 +39,12 @@ Tensors = Mapping[str, Any]
 
 @dataclass(frozen=True, kw_only=True)
 class Objective:
-    """What a sequence model minimises besides the head's losses."""
+    """What is minimised: of a sequence model besides the head's losses, and of a student besides the labels'."""
 
     loss: str = "softmax"  # or "gbce"
     gbce_calibration: float = 0.75
     head_weight: float = 1.0
+    teacher: Teacher | None = None
 
 
 class Recommender(keras.Model):  # type: ignore[misc]  # the library ships no types
@@ -190,26 +192,41 @@ class Recommender(keras.Model):  # type: ignore[misc]  # the library ships no ty
         weight = ops.reshape(x["candidate_weight"], ops.shape(label)) if "candidate_weight" in x else None
         binary, listwise = candidate_losses(rank, label, weight)
         loss = binary + (listwise if is_packed else candidate_losses(retrieve, label, weight)[1])
+        teacher, told = self.objective.teacher, {}
+        if teacher is not None:
+            told = teacher.logits(x)
+            shift = ops.where(label >= 0, -flat["candidate_log_odds"], FAR_BELOW)
+            shift = shift if weight is None else shift + ops.log(ops.maximum(weight, 1e-9))
+            heads = ("rank",) if is_packed else ("rank", "retrieve")
+            apart = sum(teacher.divergence(y_pred[head], told[head], shift) for head in heads)
+            loss = teacher.beside(loss, per_user * apart)
         delta = ops.cast(self.user_weights(flat["user"]), "float32")
         prior = 0.5 * self.model_shape.user_prior * ops.sum(ops.square(delta), axis=1) * flat["prior_share"]
         total = ops.sum(flat["example_weight"] * loss + prior)
         total = total / ops.maximum(ops.sum(flat["example_weight"] * per_user), 1.0)
         if not is_packed:
             return total
-        return self.objective.head_weight * total + self._sequence_loss(x, y_pred, training)
+        return self.objective.head_weight * total + self._sequence_loss(x, y_pred, told, training)
 
-    def _sequence_loss(self, x: Tensors, y_pred: Tensors, training: bool) -> Any:
-        """What came next at every token of the rows that has an answer."""
-        users = ops.reshape(y_pred["users"], (-1, self.model_shape.embedding_size))
-        targets = ops.reshape(x["targets"], (-1,))
-        negatives = ops.reshape(x["negatives"], (-1,))
+    def sequence_logits(self, x: Tensors, users: Any, training: bool = False) -> tuple[Any, Any]:
+        """Of what came next [tokens], and of the items that the batch shares [tokens, negatives], at every token.
+
+        users [rows, tokens, width] are those that `call` gives of packed rows.
+        """
+        users = ops.reshape(users, (-1, self.model_shape.embedding_size))
+        targets, negatives = ops.reshape(x["targets"], (-1,)), ops.reshape(x["negatives"], (-1,))
         bias = ops.cast(self.item_bias(negatives)[:, 0], "float32")
-        log_odds = ops.reshape(x["negative_log_odds"], (-1,))
         vectors = self.items(negatives, training=training)  # [negatives, width]
-        logits = ops.cast(ops.matmul(users, ops.transpose(vectors)), "float32") + bias - log_odds
-        negative = without_own(logits, negatives, targets)
+        negative = ops.cast(ops.matmul(users, ops.transpose(vectors)), "float32") + bias
         positive = ops.cast(ops.sum(users * self.items(targets, training=training), axis=-1), "float32")
-        positive = positive + ops.cast(self.item_bias(targets)[:, 0], "float32")
+        return positive + ops.cast(self.item_bias(targets)[:, 0], "float32"), negative
+
+    def _sequence_loss(self, x: Tensors, y_pred: Tensors, told: Tensors, training: bool) -> Any:
+        """What came next at every token of the rows that has an answer; `told` are the teacher's answers, if any."""
+        positive, shared = self.sequence_logits(x, y_pred["users"], training)
+        targets, negatives = ops.reshape(x["targets"], (-1,)), ops.reshape(x["negatives"], (-1,))
+        log_odds = ops.reshape(x["negative_log_odds"], (-1,))
+        negative = without_own(shared - log_odds, negatives, targets)
         if self.objective.loss == "gbce":
             values = gbce(
                 positive,
@@ -219,6 +236,10 @@ class Recommender(keras.Model):  # type: ignore[misc]  # the library ships no ty
             )
         else:
             values = softmax_against(positive, negative)
+        teacher = self.objective.teacher
+        if teacher is not None:
+            shift = without_own(ops.zeros_like(shared) - log_odds, negatives, targets)
+            values = teacher.beside(values, teacher.sequence_divergence((positive, shared), x, told["users"], shift))
         return weighted_mean(values, ops.reshape(x["target_weight"], (-1,)))
 
     def get_config(self) -> dict[str, Any]:

@@ -44,23 +44,23 @@ class Neighbours:
         return Neighbours(rows=np.where(is_kept, rows, PADDING), values=np.where(is_kept, values, np.float32(0.0)))
 
 
-def neighbours_kept(num_rows: int) -> int:
+def neighbours_kept(num_rows: int, most: int = NEIGHBOURS) -> int:
     """Of each item and matrix, in a catalogue of so many rows.
 
     >>> neighbours_kept(10_000), neighbours_kept(200_000)
     (128, 40)
     """
-    return min(NEIGHBOURS, max(1, MAX_ENTRIES // (num_rows * len(MATRICES))))
+    return min(most, max(1, MAX_ENTRIES // (num_rows * len(MATRICES))))
 
 
-def neighbours_of(evidence: Evidence) -> Neighbours:
-    """What speaks for an item; entries below 0, what speaks against it, are left out.
+def neighbours_of(evidence: Evidence, most: int = NEIGHBOURS) -> Neighbours:
+    """What speaks for an item, `most` at most; entries below 0, what speaks against it, are left out.
 
     A matrix may know more items than another: those that nobody has met have content alone.
     """
     matrices = [getattr(evidence, name) for name in MATRICES]
     num_rows = max(matrix.shape[0] for matrix in matrices)
-    count = neighbours_kept(num_rows)
+    count = neighbours_kept(num_rows, most)
     parts = [tuple(_padded(part, num_rows) for part in _largest(matrix, count)) for matrix in matrices]
     return Neighbours(
         rows=np.stack([rows for rows, _ in parts], axis=1), values=np.stack([values for _, values in parts], axis=1)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from training import warm_start
 from training.checkpoint import Checkpoints
+from training.distillation import Phase
 from training.evaluation import make_sheet, validation_ndcg
 from training.fitting import Fit, fit
 from training.lessons import AnyExamples, make_examples
@@ -42,7 +43,7 @@ class Phases:
     def search(self, question: Question) -> Searched:
         """Fits until validation NDCG stalls, and keeps the best epoch."""
         run, epochs = self.run, self.run.settings.max_epochs
-        prepared, examples, recommender = self._begun(question)
+        prepared, examples, recommender = self._begun("search", question)
         features = run.user_columns(question.moments).features
         scorer = model_scorer(recommender, question, prepared.tables, features, prepared.popularity)
         watched = scorer if run.settings.encoder == "attention" else RetrievalScorer(model=scorer)
@@ -59,7 +60,7 @@ class Phases:
 
     def refit(self, question: Question, epochs: int) -> tuple[Recommender, Preparation]:
         """Fits for so many epochs; nothing is validated."""
-        prepared, examples, recommender = self._begun(question)
+        prepared, examples, recommender = self._begun("refit", question)
         fitted = self._fitted(
             recommender,
             examples,
@@ -70,11 +71,14 @@ class Phases:
         )
         return fitted.recommender, prepared
 
-    def _begun(self, question: Question) -> tuple[Preparation, AnyExamples, Recommender]:
+    def _begun(self, phase: Phase, question: Question) -> tuple[Preparation, AnyExamples, Recommender]:
         settings = self.run.settings
         prepared = self.run.prepared(question)
         examples = make_examples(prepared, self.run.user_features, settings)
-        return prepared, examples, new_recommender(prepared, examples, settings, settings.max_epochs)
+        recommender = new_recommender(prepared, examples, settings, settings.max_epochs)
+        if self.run.teachers is not None:
+            self.run.teachers.teach(phase, recommender, prepared, examples)
+        return prepared, examples, recommender
 
     def _fitted(
         self,

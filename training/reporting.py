@@ -12,6 +12,7 @@ import pandas as pd
 from training import artifact, examination, report, workflow
 from training.assessment import MODEL, Assessment, report_of
 from training.compression import Compression
+from training.distillation import student_settings
 from training.examination import MakeScorer
 from training.gate import INCUMBENT
 from training.incumbent import Published
@@ -57,13 +58,13 @@ def evaluate(
             also = {} if trouble else {INCUMBENT: published.scorer}
         question, assessment = examination.evaluate(run, model, k=k, also=also)
         curve, best_epoch, version, out = model.curve, model.best_epoch, model.version, folder
-        tried = model.settings.get("configurations_tried", 1)
+        tried, teacher = model.settings.get("configurations_tried", 1), model.teacher
     else:
         question, assessment, learnt = examination.evaluate_leave_one_out(
             run, folder / "checkpoints", resume=resume, progress=progress, k=k
         )
         curve, best_epoch, version = [epoch.as_json() for epoch in learnt.curve], learnt.best_epoch, 0
-        out, tried = folder / "leave-one-out", run.settings.configurations_tried
+        out, tried, teacher = folder / "leave-one-out", run.settings.configurations_tried, None
     fit = question.fit
     described = {
         "split": split,
@@ -78,9 +79,10 @@ def evaluate(
         "curve": curve,
         "best_epoch": best_epoch,
         "configurations_tried": tried,
+        "teacher": teacher,
         "dormant_after_days": run.settings.dormant_after_days,
         "returning_after_days": run.settings.returning_after_days,
-        "settings": run.settings.model_dump(mode="json"),
+        "settings": (student_settings(run.settings) if teacher else run.settings).model_dump(mode="json"),
         INCUMBENT: compared,
         "examples": examples_of(run, question, assessment),
     } | report_of(assessment)

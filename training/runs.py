@@ -12,6 +12,7 @@ import numpy as np
 from feature_repo.settings import FeatureSettings
 from training import artifact, warm_start
 from training.attributes import item_vectors, items_without
+from training.distillation import Teachers
 from training.engagements import Engagements
 from training.evidence import Evidence, learn_evidence
 from training.examples import Moments
@@ -34,6 +35,7 @@ class Run:
     settings: TrainingSettings
     catalogue: Path | None = None  # items.parquet
     refused: Refused | None = None  # of training.impressions
+    teachers: Teachers | None = None  # what it trains is a student of these
 
     def with_settings(self, settings: TrainingSettings) -> Run:
         """The same log, learnt from in another way."""
@@ -72,7 +74,8 @@ class Run:
     def fingerprint(self, phase: str) -> str:
         """Of everything that decides the run's numbers."""
         settings = self.settings.model_dump_json(exclude=set(NOT_LEARNING))
-        digest = hashlib.sha256(f"{artifact.FORMAT} {settings} {self.log_fingerprint()}".encode())
+        taught = "" if self.teachers is None else f" {self.teachers.as_json()}"
+        digest = hashlib.sha256(f"{artifact.FORMAT} {settings} {self.log_fingerprint()}{taught}".encode())
         return f"{phase}-{digest.hexdigest()[:16]}"
 
     def log_fingerprint(self) -> str:

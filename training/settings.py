@@ -32,6 +32,12 @@ class TrainingSettings(BaseModel):
     )
     sequence_heads: int = Field(2, ge=1, description="Heads of the blocks of `transformer` and `bert`.")
     num_blocks: int = Field(1, ge=0, description="Self-attention blocks that encode the history.")
+    neighbours: int = Field(
+        128,
+        ge=1,
+        description="Nearest items of each item that the blend keeps in each of its matrices; a catalogue of more than "
+        "62,500 items keeps fewer.",
+    )
     history_length: Literal[50] = Field(
         HISTORY_LENGTH, description="Behaviours the model reads; the feature view keeps as many."
     )
@@ -120,6 +126,16 @@ class TrainingSettings(BaseModel):
         description="So many were compared on validation before these settings were chosen, as `longtail tune` counts "
         "them; the report and the model card say it.",
     )
+    # a small student of the kept model: `longtail train --distil`
+    student_embedding_size: int = Field(32, ge=1, description="The student's `embedding_size`.")
+    student_num_heads: int = Field(2, ge=1, description="The student's `num_heads`.")
+    student_neighbours: int = Field(32, ge=1, description="The student's `neighbours`.")
+    distil_temperature: float = Field(
+        2.0, gt=0, description="Softens the orders of teacher and student; 1 leaves them as they are."
+    )
+    distil_weight: float = Field(
+        0.5, ge=0, le=1, description="What the teacher counts in the student's loss; the labels count the rest."
+    )
     # who is told of a run
     tensorboard_dir: Path | None = Field(
         None, description="Each run writes TensorBoard's event files into a folder of its own here; unset: none."
@@ -169,9 +185,21 @@ class TrainingSettings(BaseModel):
         return dict(sorted(chosen.items()))
 
 
-NOT_LEARNING: Final = frozenset(
+OF_STUDENT: Final = frozenset(
+    {
+        "student_embedding_size",
+        "student_num_heads",
+        "student_neighbours",
+        "distil_temperature",
+        "distil_weight",
+    }
+)
+"""Settings that only a student depends on."""
+
+NOT_LEARNING: Final = OF_STUDENT | frozenset(
     {
         "configurations_tried",
+        "neighbours",
         "devices",
         "tensorboard_dir",
         "mlflow_tracking_uri",
@@ -185,9 +213,11 @@ NOT_LEARNING: Final = frozenset(
         "compression",
     }
 )
-"""Settings that no weight depends on."""
+"""Settings that no checkpoint depends on, but for a student's."""
 
 
 def learning_settings(settings: TrainingSettings) -> dict[str, Any]:
     """The others, as JSON values: what one run differs from another by, and how many were compared before it."""
-    return settings.model_dump(mode="json", exclude=set(NOT_LEARNING - {"configurations_tried"}))
+    return settings.model_dump(
+        mode="json", exclude=set(NOT_LEARNING - OF_STUDENT - {"configurations_tried", "neighbours"})
+    )

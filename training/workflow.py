@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from training import artifact
 from training.artifact import TrainedModel
 from training.blend import Blend, popularity_windows
 from training.blend_fitting import fit_blend
+from training.distillation import CHECKPOINTS, find_teachers, student_settings
 from training.model import Recommender
 from training.neighbours import neighbours_of
 from training.phases import Phases
@@ -25,6 +26,20 @@ from training.vocabulary import FIRST_ROW, UNKNOWN
 MODEL_FOLDER = "model"
 
 
+def student_run(run: Run, folder: Path) -> Run:
+    """The same log, for a small student of the model that was trained in this folder with these settings.
+
+    Raises LongtailError when there is no such model, or it is of another log or other settings.
+    """
+    teachers = find_teachers(
+        folder / "checkpoints",
+        artifact.teacher_version(folder / MODEL_FOLDER),
+        run.settings,
+        lambda settings, phase: run.with_settings(settings).fingerprint(phase),
+    )
+    return replace(run, settings=student_settings(run.settings), teachers=teachers)
+
+
 def train(
     run: Run, folder: Path, *, version: int, resume: bool, warm: bool = False, progress: Progress
 ) -> TrainedModel:
@@ -35,7 +50,8 @@ def train(
     if warm:
         run = run.with_settings(run.settings.model_copy(update={"max_epochs": run.settings.warm_epochs}))
     made = split(run.log, "temporal", run.settings)
-    learnt = learn(run, made, folder / "checkpoints", resume=resume, warm=warm, refit=True, progress=progress)
+    checkpoints = folder / "checkpoints" if run.teachers is None else folder / "checkpoints" / CHECKPOINTS
+    learnt = learn(run, made, checkpoints, resume=resume, warm=warm, refit=True, progress=progress)
     model = _as_trained(run, learnt, version)
     artifact.save(model, folder / MODEL_FOLDER)
     return model
@@ -63,7 +79,14 @@ def learn(
     searched = phases.search(made.validation)
     recommender, prepared = searched.fit.recommender, searched.prepared
     progress.on_phase("blend on validation", 0)
-    blend = fit_blend(made.validation, prepared, run.evidence(prepared), searched.scorer, seed=run.settings.seed)
+    blend = fit_blend(
+        made.validation,
+        prepared,
+        run.evidence(prepared),
+        searched.scorer,
+        seed=run.settings.seed,
+        most_neighbours=run.settings.neighbours,
+    )
     if refit:
         recommender, prepared = phases.refit(made.test, searched.fit.best_epoch)
         blend = _blend_at_cut(run, blend, prepared)
@@ -86,7 +109,8 @@ def _blend_at_cut(run: Run, blend: Blend, prepared: Preparation) -> Blend:
     popularity = popularity_windows(prepared.fit, prepared.tables.item_row, prepared.num_rows, cut_us).features[-1]
     cold_ids = prepared.terms.cold_ids if prepared.terms else NO_IDS
     none_met = np.repeat(popularity[UNKNOWN, None], len(cold_ids), axis=0)
-    return blend.at(neighbours_of(run.evidence(prepared, cold_ids)), np.concatenate([popularity, none_met]))
+    neighbours = neighbours_of(run.evidence(prepared, cold_ids), run.settings.neighbours)
+    return blend.at(neighbours, np.concatenate([popularity, none_met]))
 
 
 def _as_trained(run: Run, learnt: Learnt, version: int) -> TrainedModel:
@@ -107,6 +131,7 @@ def _as_trained(run: Run, learnt: Learnt, version: int) -> TrainedModel:
         best_epoch=learnt.best_epoch,
         settings=run.settings.model_dump(mode="json"),
         fill_values=learnt.recommender.fill_values,
+        teacher=None if run.teachers is None else run.teachers.as_json(),
     )
 
 
