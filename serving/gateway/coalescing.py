@@ -44,7 +44,7 @@ class Coalescer(Generic[Question, Answer]):
 
     At most `trips` at a time, each of at most `most` questions; a second one beside another that is not full leaves
     after `patience_s`. Low ones board last, and only a trip that leaves another free for the others; `most_low` of them
-    at most, so that the trip is soon back. Nobody waits for a trip of low ones alone.
+    at most, so that the trip is soon back. Nobody waits for a trip that carries low ones.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class Coalescer(Generic[Question, Answer]):
         self._waiting: deque[_Passenger[Question, Answer]] = deque()
         self._low_waiting: deque[_Passenger[Question, Answer]] = deque()
         self._under_way = 0
-        self._under_way_for_low = 0  # trips of low ones alone
+        self._under_way_with_low = 0  # trips that carry low ones
         self._is_called = False
         self._alarm: asyncio.TimerHandle | None = None
 
@@ -91,7 +91,7 @@ class Coalescer(Generic[Question, Answer]):
             for passenger in passengers:
                 passenger.trip = trip
             self._under_way += 1
-            self._under_way_for_low += passengers[0].is_low
+            self._under_way_with_low += passengers[-1].is_low
             # In the trace of the one who waited longest; the others see the time in their own stage.
             trip.task = loop.create_task(self._travel(passengers), context=passengers[0].context)
 
@@ -104,7 +104,7 @@ class Coalescer(Generic[Question, Answer]):
 
     def _may_leave(self, loop: asyncio.AbstractEventLoop) -> bool:
         """Whether those who wait need not wait for the trip under way; sees to it that they are asked again."""
-        if not self._waiting or self._under_way == self._under_way_for_low or len(self._waiting) >= self._most:
+        if not self._waiting or self._under_way == self._under_way_with_low or len(self._waiting) >= self._most:
             return True
         left_s = self._waiting[0].since_s + self._patience_s - loop.time()
         if left_s <= 0:
@@ -127,7 +127,7 @@ class Coalescer(Generic[Question, Answer]):
                 _settle(passenger.answer, error)
         finally:
             self._under_way -= 1
-            self._under_way_for_low -= passengers[0].is_low
+            self._under_way_with_low -= passengers[-1].is_low
             self._depart()
 
 

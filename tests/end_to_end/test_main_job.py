@@ -67,7 +67,7 @@ def installation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installat
             "LONGTAIL_GATEWAY__METRICS_ADDRESS": "",
             "LONGTAIL_GATEWAY__MODEL_VERSION_LABEL": "stable",
             "LONGTAIL_TRAINING__EMBEDDING_SIZE": "16",
-            "LONGTAIL_TRAINING__MAX_EPOCHS": "4",
+            "LONGTAIL_TRAINING__MAX_EPOCHS": "2",
             "LONGTAIL_TRAINING__MODEL_CONFIG_FILE": str(directory / "models.config"),
         }
         new = Installation(state_dir=directory, environ=environ, gateway=gateway, import_says="")

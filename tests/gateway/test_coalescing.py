@@ -96,16 +96,19 @@ async def test_a_trip_that_takes_long_holds_nobody_up_for_longer_than_their_pati
     assert await asyncio.gather(first, *others) == [0, 2, 4]
 
 
-async def test_nobody_waits_for_a_trip_of_low_ones() -> None:
+@pytest.mark.parametrize("is_alone", [True, False])
+async def test_nobody_waits_for_a_trip_that_carries_low_ones(is_alone: bool) -> None:
     doubler = Doubler()
     coalescer = Coalescer(doubler.ask, most=8, trips=2, patience_s=LONG_S)
-    calls = [asyncio.create_task(coalescer.get(0, is_low=True))]
+    first = [] if is_alone else [asyncio.create_task(coalescer.get(5))]
+    first.append(asyncio.create_task(coalescer.get(0, is_low=True)))
     await settle()
-    calls.append(asyncio.create_task(coalescer.get(1)))
+    person = asyncio.create_task(coalescer.get(1))
     await settle()
-    assert doubler.asked == [[0], [1]]
+    assert doubler.asked == [[0] if is_alone else [5, 0], [1]]
     doubler.open.set()
-    assert await asyncio.gather(*calls) == [0, 2]
+    assert await person == 2
+    await asyncio.gather(*first)
 
 
 async def test_one_without_an_answer_does_not_spoil_the_others() -> None:
