@@ -14,7 +14,7 @@ from feature_repo.errors import LongtailError
 
 if TYPE_CHECKING:
     from cli.settings import Settings
-    from feature_repo.importing import ImportSummary
+    from feature_repo.log.importing import ImportSummary
     from feature_repo.tabular import Report
 
 _MAPPING_OPTIONS = ("--map", "--map-items")
@@ -51,8 +51,8 @@ def fetch(
     """
     from datetime import UTC, datetime
 
-    from feature_repo import datasets
-    from feature_repo.pseudonyms import open_pseudonyms
+    from feature_repo.log import datasets
+    from feature_repo.log.pseudonyms import open_pseudonyms
 
     settings: Settings = context.obj
     typer.echo(datasets.dataset(name).notice + "\n")
@@ -132,7 +132,7 @@ def prune(context: typer.Context) -> None:
     """
     from datetime import UTC, datetime
 
-    from feature_repo import retention
+    from feature_repo.privacy import retention
 
     settings: Settings = context.obj
     dropped = retention.prune(settings.state, days=settings.features.retention_days, now=datetime.now(UTC))
@@ -153,8 +153,8 @@ def _import_events(
 ) -> None:
     from datetime import UTC, datetime
 
-    from feature_repo.importing import EventMapping, import_events
-    from feature_repo.pseudonyms import open_pseudonyms
+    from feature_repo.log.importing import EventMapping, import_events
+    from feature_repo.log.pseudonyms import open_pseudonyms
     from feature_repo.tabular import open_files, scratch_database
 
     fields = EventMapping(columns=_pairs("--map", mapping), type_constant=type_constant, time_format=time_format)
@@ -179,7 +179,7 @@ def _import_items(
 ) -> None:
     from datetime import UTC, datetime
 
-    from feature_repo.catalogue import ItemMapping, import_items
+    from feature_repo.log.catalogue import ItemMapping, import_items
     from feature_repo.tabular import open_files, scratch_database
 
     fields = ItemMapping(columns=_pairs("--map-items", mapping), category_separator=category_separator)

@@ -14,9 +14,9 @@ from feature_repo.errors import LongtailError
 
 if TYPE_CHECKING:
     from cli.settings import Settings
+    from feature_repo.checks.quality import QualityReport
+    from feature_repo.checks.skew_tally import Difference, FeatureSkew
     from feature_repo.contract import FeatureValue
-    from feature_repo.quality import QualityReport
-    from feature_repo.skew_tally import Difference, FeatureSkew
 
 group = typer.Typer(help="Make features and serve them.", no_args_is_help=True, rich_markup_mode="markdown")
 
@@ -52,9 +52,9 @@ def build(
     if engine == "spark" and incremental:
         raise typer.BadParameter("--incremental is for --engine duckdb; on spark give one of them")
     from cli.data import reporting
-    from feature_repo.build import build as build_in_full
-    from feature_repo.incremental import build_incremental
-    from feature_repo.spark_engine import build_on_spark
+    from feature_repo.tables.build import build as build_in_full
+    from feature_repo.tables.incremental import build_incremental
+    from feature_repo.tables.spark_engine import build_on_spark
 
     settings: Settings = context.obj
     moment = datetime.now(UTC) if as_of is None else read_moment("--as-of", as_of)
@@ -89,8 +89,8 @@ def backfill(
     Example: `longtail features backfill --from 2026-01-01 --to 2026-03-01 --out past`
     """
     from cli.data import reporting
-    from feature_repo import backfill as past
-    from feature_repo.build import BUILT
+    from feature_repo.tables import backfill as past
+    from feature_repo.tables.build import BUILT
 
     settings: Settings = context.obj
     known = {one.name: one for one in BUILT}
@@ -137,8 +137,8 @@ def training_set(
     Example: `longtail features training-set labels.parquet --out set`
     """
     from cli.data import reporting
-    from feature_repo.pseudonyms import open_pseudonyms
-    from feature_repo.training_set import write_training_set
+    from feature_repo.log.pseudonyms import open_pseudonyms
+    from feature_repo.tables.training_set import write_training_set
 
     settings: Settings = context.obj
     with reporting() as report:
@@ -160,7 +160,7 @@ def apply(context: typer.Context) -> None:
 
     Example: `longtail features apply`
     """
-    from feature_repo.store import apply as apply_views
+    from feature_repo.online.store import apply as apply_views
 
     settings: Settings = context.obj
     views = apply_views(settings.state, settings.features)
@@ -191,10 +191,10 @@ def materialize(
     if full and since is not None:
         raise typer.BadParameter("give --full or --since, not both")
     from cli.data import reporting
-    from feature_repo import quality
-    from feature_repo.materialize import materialize as load
-    from feature_repo.materialize import memory_advice
-    from feature_repo.store import open_store
+    from feature_repo.checks import quality
+    from feature_repo.online.materialize import materialize as load
+    from feature_repo.online.materialize import memory_advice
+    from feature_repo.online.store import open_store
 
     settings: Settings = context.obj
     moment = None if since is None else read_moment("--since", since)
@@ -228,7 +228,7 @@ def validate(context: typer.Context) -> None:
 
     Example: `longtail features validate`
     """
-    from feature_repo import quality
+    from feature_repo.checks import quality
 
     settings: Settings = context.obj
     found = quality.validate(settings.state, settings.features.quality)
@@ -250,8 +250,8 @@ def check(context: typer.Context) -> None:
 
     Example: `longtail features check`
     """
-    from feature_repo.materialize import check as compare
-    from feature_repo.store import open_store
+    from feature_repo.online.materialize import check as compare
+    from feature_repo.online.store import open_store
 
     settings: Settings = context.obj
     now = datetime.now(UTC)
@@ -295,10 +295,10 @@ def skew(
         _skew_of_decisions(context.obj, decisions)
         return
     from cli.data import reporting
-    from feature_repo import skew as training_serving
-    from feature_repo.pseudonyms import open_pseudonyms
-    from feature_repo.skew_items import measure_items
-    from feature_repo.store import open_store
+    from feature_repo.checks import skew as training_serving
+    from feature_repo.checks.skew_items import measure_items
+    from feature_repo.log.pseudonyms import open_pseudonyms
+    from feature_repo.online.store import open_store
 
     settings: Settings = context.obj
     pseudonyms = open_pseudonyms(settings.features.pseudonym_key_file)
@@ -328,7 +328,7 @@ def skew(
 
 def _skew_of_decisions(settings: Settings, count: int) -> None:
     from cli.data import reporting
-    from feature_repo.skew_decisions import measure_decisions
+    from feature_repo.checks.skew_decisions import measure_decisions
 
     with reporting() as report:
         found = measure_decisions(settings.state, settings.features, count=count, report=report)
@@ -387,8 +387,8 @@ def erase(context: typer.Context, *, user: Annotated[str, typer.Option("--user",
 
     Example: `longtail features erase --user 42`
     """
-    from feature_repo.erasure import erase_user
-    from feature_repo.pseudonyms import open_pseudonyms
+    from feature_repo.log.pseudonyms import open_pseudonyms
+    from feature_repo.privacy.erasure import erase_user
 
     settings: Settings = context.obj
     pseudonyms = open_pseudonyms(settings.features.pseudonym_key_file)

@@ -15,7 +15,7 @@ from feature_repo.errors import LongtailError
 
 if TYPE_CHECKING:
     from cli.settings import Settings
-    from feature_repo.event_streams import Intake
+    from feature_repo.log.event_streams import Intake
 
 
 def register(app: typer.Typer) -> None:
@@ -31,9 +31,9 @@ def feedback_worker(context: typer.Context) -> None:
 
     Example: `LONGTAIL_GATEWAY__FOLLOW_FEEDBACK=false longtail gateway`, and in another shell `longtail feedback-worker`
     """
-    from feature_repo.event_log import EventLog
-    from feature_repo.event_streams import Intake, open_source
-    from feature_repo.updates import open_worker
+    from feature_repo.log.event_log import EventLog
+    from feature_repo.log.event_streams import Intake, open_source
+    from feature_repo.stream.updates import open_worker
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     settings: Settings = context.obj
@@ -60,8 +60,8 @@ def feedback_worker(context: typer.Context) -> None:
 
 
 def _take(intake: Intake, stop: threading.Event) -> None:
-    from feature_repo.event_streams import POLL_S
-    from feature_repo.updates import RETRY_S
+    from feature_repo.log.event_streams import POLL_S
+    from feature_repo.stream.updates import RETRY_S
 
     while not stop.is_set():
         try:

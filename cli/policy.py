@@ -136,8 +136,8 @@ def _candidates(file: Path) -> Any:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    from feature_repo.decisions.ranked_candidates import COLUMNS
     from feature_repo.errors import LongtailError
-    from feature_repo.ranked_candidates import COLUMNS
 
     try:
         table = pq.read_table(file)
@@ -154,7 +154,7 @@ def _candidates(file: Path) -> Any:
 
 def _newest(directory: Path, count: int) -> Iterator[Mapping[str, Any]]:
     """Segment by segment, from the newest on: a log is larger than memory."""
-    from feature_repo.decisions import load, segments
+    from feature_repo.decisions.records import load, segments
 
     for path in reversed(segments(directory)):
         table = load(path)

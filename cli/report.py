@@ -57,7 +57,7 @@ def activation(
 
     Example: `longtail report activation --window-days 7`
     """
-    from feature_repo.decisions import POLICIES
+    from feature_repo.decisions.records import POLICIES
     from outcomes.activation_report import VERDICTS, is_empty, report_of, write
     from outcomes.arms import read_weights
     from outcomes.decisions import read

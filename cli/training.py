@@ -94,7 +94,7 @@ def train(
     settings, chosen = chosen_settings(context, config)
     chosen = chosen if impressions is None else chosen.model_copy(update={"impressions": impressions})
     quiet()
-    from feature_repo.catalogue import catalogue_file
+    from feature_repo.log.catalogue import catalogue_file
     from training import runs, workflow
 
     run = runs.start(settings.state.events, settings.features, chosen, catalogue=catalogue_file(settings.state))
@@ -163,7 +163,7 @@ def evaluate(
         raise typer.BadParameter("--compressions is given alone: it asks the kept model the temporal test")
     chosen = chosen if compress is None else chosen.model_copy(update={"compression": compress.value})
     quiet()
-    from feature_repo.catalogue import catalogue_file
+    from feature_repo.log.catalogue import catalogue_file
     from training import publish as publishing
     from training import reporting, runs, workflow
 
@@ -342,8 +342,8 @@ def stable_version(settings: Settings) -> int | None:
 
 
 def user_weights_file(settings: Settings) -> Path:
-    from feature_repo.build import offline_file
     from feature_repo.contract import USER_WEIGHTS
+    from feature_repo.tables.build import offline_file
 
     return offline_file(settings.state, USER_WEIGHTS)
 

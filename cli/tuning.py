@@ -60,7 +60,7 @@ def tune(
     """
     settings, chosen = chosen_settings(context, config)
     quiet()
-    from feature_repo.catalogue import catalogue_file
+    from feature_repo.log.catalogue import catalogue_file
     from training import config_file, runs, tuning, workflow
     from training.tuning_space import default_space, read_space
 

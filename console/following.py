@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from console.tables import Line
-from feature_repo.decisions import OPEN_SUFFIX, decode
+from feature_repo.decisions.records import OPEN_SUFFIX, decode
 
 BEFORE_BYTES: Final = 256 * 1024  # of what was decided before the page was opened
 

@@ -1,4 +1,4 @@
-"""The decision log as this package wants it: from `feature_repo.decisions` to frames."""
+"""The decision log as this package wants it: from `feature_repo.decisions.records` to frames."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from feature_repo import decisions
+from feature_repo.decisions import records
 from outcomes.errors import OutcomeError
 
 DECISION_COLUMNS = (
@@ -36,7 +36,7 @@ class Decisions:
 def read(directory: Path) -> Decisions:
     """Raises OutcomeError for an empty log, DecisionLogReadError for one that cannot be read."""
     columns = [*DECISION_COLUMNS, "items", "experiments"]
-    rows = decisions.read(directory, columns=columns).to_pylist()
+    rows = records.read(directory, columns=columns).to_pylist()
     if not rows:
         raise OutcomeError(f"there is no decision in {directory}; rank through a gateway first")
     shown = [

@@ -8,7 +8,7 @@ import ibis
 import numpy as np
 import pandas as pd
 
-from feature_repo.event_log import EventLog
+from feature_repo.log.event_log import EventLog
 
 COLUMNS = ("event_id", "user_id", "item_id", "event_type", "event_time", "surface", "decision_id")
 

@@ -16,7 +16,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from feature_repo.impressions import schema_of
+from feature_repo.decisions.impressions import schema_of
 from outcomes.attribution import DAY_S, Attribution
 from outcomes.errors import OutcomeError
 
@@ -25,7 +25,7 @@ PRIOR_SHOWINGS: Final = 20.0  # a rank's rate is drawn to that of all drawn item
 
 @dataclass(frozen=True, kw_only=True)
 class Impressions:
-    """`rows` are those of `feature_repo.impressions`. `not_due` are left out: their window has not ended."""
+    """`rows` are those of `feature_repo.decisions.impressions`. `not_due` are left out: their window has not ended."""
 
     rows: pa.Table
     not_due: int

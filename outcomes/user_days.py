@@ -12,8 +12,8 @@ import ibis
 import numpy as np
 import numpy.typing as npt
 
-from feature_repo.event_log import EventLog
 from feature_repo.events import NOT_ACTIVITY
+from feature_repo.log.event_log import EventLog
 from outcomes.errors import OutcomeError
 from outcomes.estimate import Integers
 

@@ -21,12 +21,12 @@ import pyarrow.parquet as pq
 from google.protobuf.timestamp_pb2 import Timestamp
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from feature_repo.build import build
 from feature_repo.errors import LongtailError
 from feature_repo.layout import StateDir
-from feature_repo.materialize import materialize
+from feature_repo.online.materialize import materialize
+from feature_repo.online.store import apply, open_store
 from feature_repo.settings import FeatureSettings
-from feature_repo.store import apply, open_store
+from feature_repo.tables.build import build
 from longtail.activation.v1 import activation_pb2_grpc, feedback_pb2, feedback_pb2_grpc
 from serving.gateway.settings import GatewaySettings
 from simulator.clocked_gateway import Config, set_clock

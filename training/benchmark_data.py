@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from feature_repo.catalogue import ItemMapping, catalogue_file, import_items
-from feature_repo.importing import EventMapping, import_events
 from feature_repo.layout import StateDir
+from feature_repo.log.catalogue import ItemMapping, catalogue_file, import_items
+from feature_repo.log.importing import EventMapping, import_events
 from feature_repo.settings import FeatureSettings
 from feature_repo.tabular import open_files, scratch_database
 from training import runs

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from feature_repo.ranked_candidates import COLUMNS
+from feature_repo.decisions.ranked_candidates import COLUMNS
 from training.calibration import probability
 from training.evaluation import Sheet, make_sheet, share_of_users, top_items
 from training.preparation import Preparation

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import pandas as pd
 
-from feature_repo import views
-from feature_repo.event_log import EventLog
-from feature_repo.expressions import microseconds
+from feature_repo.log.event_log import EventLog
 from feature_repo.settings import FeatureSettings
+from feature_repo.tables import views
+from feature_repo.tables.expressions import microseconds
 from feature_repo.transforms import USER_FEATURE_COLUMNS, user_features
 from training.engagements import Engagements, nothing_to_learn_from
 

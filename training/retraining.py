@@ -13,7 +13,7 @@ from pathlib import Path
 import ibis
 
 from feature_repo.errors import LongtailError
-from feature_repo.event_log import EventLog
+from feature_repo.log.event_log import EventLog
 from training import serving_contract
 
 

@@ -24,8 +24,8 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from feature_repo.decisions.impressions import SCHEMA_VERSION, VERSION_KEY, WINDOW_KEY
 from feature_repo.errors import LongtailError
-from feature_repo.impressions import SCHEMA_VERSION, VERSION_KEY, WINDOW_KEY
 from training.engagements import Engagements
 from training.popularity import DAY_US
 

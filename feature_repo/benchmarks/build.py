@@ -23,10 +23,10 @@ import duckdb
 
 from feature_repo.benchmarks.made_log import write_events, write_items
 from feature_repo.benchmarks.materialize import say
-from feature_repo.build import build
 from feature_repo.contract import ITEM_STATS, USER_ACTIVITY, USER_BEHAVIOR
 from feature_repo.layout import StateDir
 from feature_repo.settings import FeatureSettings
+from feature_repo.tables.build import build
 from feature_repo.tabular import literal
 
 VIEWS: Final = (USER_BEHAVIOR, USER_ACTIVITY, ITEM_STATS)

@@ -28,14 +28,14 @@ import redis
 from feature_repo.benchmarks.build import AS_OF, write_log
 from feature_repo.benchmarks.materialize import COMPACT, say
 from feature_repo.benchmarks.redis import redis_server
-from feature_repo.build import BUILT, build, offline_file
 from feature_repo.contract import ITEM_NEIGHBORS, USER_ACTIVITY, USER_BEHAVIOR, USER_CONTACTS, View
-from feature_repo.event_log import EventLog
 from feature_repo.events import Event
 from feature_repo.layout import StateDir
-from feature_repo.materialize import materialize
+from feature_repo.log.event_log import EventLog
+from feature_repo.online.materialize import materialize
+from feature_repo.online.store import apply, open_store
 from feature_repo.settings import FeatureSettings
-from feature_repo.store import apply, open_store
+from feature_repo.tables.build import BUILT, build, offline_file
 
 LOADED: Final = (USER_BEHAVIOR, USER_ACTIVITY, USER_CONTACTS)
 BUILDS: Final = {

@@ -26,11 +26,11 @@ import duckdb
 from feature_repo.benchmarks.build import AS_OF, write_log
 from feature_repo.benchmarks.made_log import DAYS, write_events
 from feature_repo.benchmarks.materialize import say
-from feature_repo.build import BUILT, build
 from feature_repo.contract import ITEM_NEIGHBORS
-from feature_repo.incremental import build_incremental
 from feature_repo.layout import StateDir
 from feature_repo.settings import FeatureSettings
+from feature_repo.tables.build import BUILT, build
+from feature_repo.tables.incremental import build_incremental
 from feature_repo.tabular import literal
 
 KEPT_DAYS: Final = 7.0  # of item_neighbors

@@ -8,7 +8,7 @@ from typing import Final
 
 import duckdb
 
-from feature_repo.event_log import COLUMNS
+from feature_repo.log.event_log import COLUMNS
 from feature_repo.tabular import literal
 
 DAYS: Final = 365

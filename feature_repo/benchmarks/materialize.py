@@ -19,15 +19,15 @@ import redis
 
 from feature_repo.benchmarks.redis import redis_server
 from feature_repo.benchmarks.tables import AS_OF, table
-from feature_repo.build import offline_file
 from feature_repo.contract import USER_ACTIVITY, USER_BEHAVIOR, USER_VIEWS, View
 from feature_repo.feast_api import FeatureStore
 from feature_repo.layout import StateDir
-from feature_repo.materialize import materialize
-from feature_repo.online import online_of
-from feature_repo.online_redis import RedisOnline
+from feature_repo.online.materialize import materialize
+from feature_repo.online.redis_rows import RedisOnline
+from feature_repo.online.rows import online_of
+from feature_repo.online.store import apply, open_store
 from feature_repo.settings import FeatureSettings, MaterializeSettings
-from feature_repo.store import apply, open_store
+from feature_repo.tables.build import offline_file
 
 COMPARED_USERS = 200
 MEASURED_USERS = 2_000

@@ -16,11 +16,11 @@ import numpy as np
 
 from feature_repo.benchmarks.materialize import say
 from feature_repo.benchmarks.redis import redis_server
-from feature_repo.event_log import EventLog
 from feature_repo.events import Event
 from feature_repo.layout import StateDir
+from feature_repo.log.event_log import EventLog
 from feature_repo.settings import FeatureSettings
-from feature_repo.updates import open_worker
+from feature_repo.stream.updates import open_worker
 
 KINDS = ("view", "view", "click", "purchase", "exposure", "contact")
 

@@ -10,8 +10,8 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from feature_repo.contract import CONTACT_LENGTH, GAPS, HISTORY_LENGTH, PLACES, Dtype, Feature, View
-from feature_repo.packed_lists import gaps
-from feature_repo.value_bytes import ARROW_TYPES
+from feature_repo.online.packed_lists import gaps
+from feature_repo.online.value_bytes import ARROW_TYPES
 
 AS_OF: Final = datetime(2026, 11, 1, tzinfo=UTC)
 WEIGHTS: Final = 65  # the model's default embedding size, and the bias

@@ -13,7 +13,7 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from feature_repo.campaigns import Campaigns
+from feature_repo.decisions.campaigns import Campaigns
 from feature_repo.errors import LongtailError
 from longtail.activation.v1 import (
     activation_pb2,

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from feature_repo.contract import FeatureValue
 from feature_repo.lifecycle import Lifecycle
-from feature_repo.packed_lists import times, words
+from feature_repo.online.packed_lists import times, words
 from serving.gateway.policy_checks import DAYS
 from serving.gateway.policy_document import Caps, ChannelSection, Policy
 

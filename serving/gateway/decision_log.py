@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from feature_repo.decision_tally import Tally, lost_in_crashes
+from feature_repo.decisions.tally import Tally, lost_in_crashes
 from serving.gateway.decision_record import encode
 from serving.gateway.domain import Query, Ranking
 from serving.gateway.errors import Cause, DecisionLogError

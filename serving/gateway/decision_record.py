@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy.typing as npt
 
-from feature_repo.decision_lines import to_line
+from feature_repo.decisions.lines import to_line
 from serving.gateway.domain import Query, RankedItem, Ranking, Scored
 
 
 def encode(query: Query, ranking: Ranking) -> bytes:
-    """One line of `feature_repo.decision_lines`."""
+    """One line of `feature_repo.decisions.lines`."""
     scored = ranking.scored
     return to_line(
         _facts(query, ranking),

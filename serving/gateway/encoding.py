@@ -29,7 +29,7 @@ from serving.gateway.explaining import Explanation
 from serving.gateway.feedback import Fate, Outcome
 
 if TYPE_CHECKING:
-    from feature_repo.erasure import Proof
+    from feature_repo.privacy.erasure import Proof
 
 VERDICTS: Final = {verdict: pb.Decision.Value(f"DECISION_{verdict.name}") for verdict in Verdict}
 LIFECYCLES: Final = {state: pb.Lifecycle.Value(f"LIFECYCLE_{state.name}") for state in Lifecycle}

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from feature_repo import decisions
-from feature_repo.decision_lines import DecisionLogReadError
-from feature_repo.decisions import POLICIES
+from feature_repo.decisions import records
+from feature_repo.decisions.lines import DecisionLogReadError
+from feature_repo.decisions.records import POLICIES
 from feature_repo.errors import LongtailError
 from serving.gateway.domain import RankedItem
 from serving.gateway.errors import DecisionArchiveError, DecisionNotFoundError, DecisionUnreadableError
@@ -27,7 +27,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, kw_only=True)
 class Explanation:
-    """`decision` is a row of `feature_repo.decisions`; `items` are its answer with terms, as far as these are known."""
+    """`decision` is a row of the decision log; `items` are its answer with terms, as far as these are known."""
 
     decision: Mapping[str, Any]
     items: tuple[RankedItem, ...]
@@ -75,7 +75,7 @@ class DecisionArchive:
 
     def _find(self, decision_id: str, written_since_s: float) -> Mapping[str, Any] | None:
         try:
-            return decisions.find(self._directory, decision_id, written_since_s=written_since_s)
+            return records.find(self._directory, decision_id, written_since_s=written_since_s)
         except DecisionLogReadError as error:
             raise DecisionUnreadableError(str(error), decision_id=decision_id) from error
         except OSError as error:

@@ -11,7 +11,7 @@ from typing import Final
 
 from feature_repo.contract import USER_VIEWS
 from feature_repo.feast_api import FeatureStore
-from feature_repo.store import registered_view
+from feature_repo.online.store import registered_view
 from serving.gateway.coalescing import Coalescer
 from serving.gateway.domain import Rows, UserId
 from serving.gateway.errors import Cause, FeaturesError

@@ -21,7 +21,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 
 from feature_repo.contract import FeatureValue
 from feature_repo.feast_api import EntityKey, FeatureStore, Value, hash_of_field, serialize_entity_key
-from feature_repo.online_sqlite import event_unix_s
+from feature_repo.online.sqlite_rows import event_unix_s
 from serving.gateway.domain import Row, Rows, UserId
 
 ENTITY_KEY_VERSION: Final = 3

@@ -29,7 +29,7 @@ class Outcome:
 
 
 class Appends(Protocol):
-    """`feature_repo.event_log.EventLog`, as far as it is needed here."""
+    """`feature_repo.log.event_log.EventLog`, as far as it is needed here."""
 
     def append(self, events: Sequence[Event]) -> list[bool]: ...
 

@@ -12,7 +12,7 @@ from serving.gateway.telemetry import Telemetry
 
 
 class Follows(Protocol):
-    """`feature_repo.updates.FeedbackWorker`, as far as it is needed here."""
+    """`feature_repo.stream.updates.FeedbackWorker`, as far as it is needed here."""
 
     def step(self, *, now: datetime) -> int: ...
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from feature_repo.events import MAX_ID_BYTES
-from feature_repo.pseudonyms import Pseudonyms
+from feature_repo.log.pseudonyms import Pseudonyms
 
 Hide = Callable[[Any], None]
 

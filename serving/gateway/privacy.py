@@ -20,7 +20,7 @@ from serving.gateway.errors import ErasureFailedError
 from serving.gateway.row_memory import RowMemory
 
 if TYPE_CHECKING:
-    from feature_repo.erasure import Proof  # which imports engines that serving needs for this alone
+    from feature_repo.privacy.erasure import Proof  # which imports engines that serving needs for this alone
 
     Context = grpc.aio.ServicerContext[Any, Any]  # generic only in its stubs
 

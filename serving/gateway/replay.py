@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from feature_repo.decision_lines import CANDIDATE_NUMBERS
+from feature_repo.decisions.lines import CANDIDATE_NUMBERS
 from feature_repo.lifecycle import Lifecycle
 from serving.gateway.domain import (
     Candidates,

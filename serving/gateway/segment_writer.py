@@ -9,8 +9,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO
 
-from feature_repo.decision_segments import appending, hold, locked
-from feature_repo.decisions import OPEN_SUFFIX
+from feature_repo.decisions.records import OPEN_SUFFIX
+from feature_repo.decisions.segments import appending, hold, locked
 
 
 class SegmentWriter:

@@ -15,7 +15,7 @@ from typing import Final, ParamSpec, TypeVar
 
 import numpy as np
 
-from feature_repo.campaigns import (
+from feature_repo.decisions.campaigns import (
     CONTACTED,
     CampaignBusyError,
     CampaignChangedError,

@@ -13,15 +13,15 @@ from datetime import datetime
 from multiprocessing import get_context
 from typing import TYPE_CHECKING
 
-from feature_repo.campaigns import Campaigns
-from feature_repo.decision_segments import close_segments, work_aside
-from feature_repo.decisions import POLICIES
-from feature_repo.event_streams import open_sink
+from feature_repo.decisions.campaigns import Campaigns
+from feature_repo.decisions.records import POLICIES
+from feature_repo.decisions.segments import close_segments, work_aside
 from feature_repo.layout import StateDir
-from feature_repo.pseudonyms import open_pseudonyms
+from feature_repo.log.event_streams import open_sink
+from feature_repo.log.pseudonyms import open_pseudonyms
+from feature_repo.online.store import open_store
 from feature_repo.settings import FeatureSettings
-from feature_repo.store import open_store
-from feature_repo.updates import open_worker
+from feature_repo.stream.updates import open_worker
 from serving.gateway import process, tracing
 from serving.gateway.access.gate import Gate, open_gate
 from serving.gateway.access.tls import is_loopback
@@ -50,7 +50,7 @@ from serving.gateway.telemetry import Telemetry
 from serving.gateway.trail import SlowRequests
 
 if TYPE_CHECKING:
-    from feature_repo.erasure import Proof
+    from feature_repo.privacy.erasure import Proof
 
 START_TIMEOUT_S = 5.0
 MIB = 1024 * 1024
@@ -160,7 +160,7 @@ def _gate(settings: GatewaySettings, state: StateDir) -> Gate:
 
 def _erase(state: StateDir, features: FeatureSettings) -> Erase:
     def erase(user_id: str, now: datetime) -> Proof:
-        from feature_repo.erasure import erase_user
+        from feature_repo.privacy.erasure import erase_user
 
         return erase_user(state, features, user_id, now=now)
 

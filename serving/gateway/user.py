@@ -11,7 +11,7 @@ import numpy as np
 
 from feature_repo.contract import HISTORY_LENGTH, USER_VIEWS, FeatureValue, View
 from feature_repo.lifecycle import DAY_S, state_at, with_seen
-from feature_repo.packed_lists import times, words
+from feature_repo.online.packed_lists import times, words
 from feature_repo.settings import LifecycleSettings
 from feature_repo.transforms import USER_FEATURE_COLUMNS, user_features
 from serving.gateway.domain import (

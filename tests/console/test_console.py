@@ -11,7 +11,7 @@ import httpx
 import pytest
 from playwright.async_api import Page, expect
 
-from feature_repo.decisions import POLICIES
+from feature_repo.decisions.records import POLICIES
 from longtail.activation.v1 import activation_pb2 as pb
 from serving.gateway.access.caller import Scope
 from serving.gateway.errors import Cause, FeaturesError

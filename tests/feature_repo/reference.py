@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from feature_repo import bgnbd
 from feature_repo.events import Event
 from feature_repo.lifecycle import state_at
 from feature_repo.settings import FeatureSettings
+from feature_repo.tables import bgnbd
 
 DAY_S = 86_400
 CONTACTS = ("contact", "opt_out", "opt_in")

@@ -15,15 +15,15 @@ from feast import FeatureStore, FileSource
 from typer.testing import CliRunner, Result
 
 from cli.main import app
-from feature_repo.backfill import Moment, Range, backfill, table_file
-from feature_repo.build import BUILT, build, offline_file
 from feature_repo.contract import ITEM_STATS, USER_ACTIVITY, USER_BEHAVIOR, View
 from feature_repo.definitions import ITEM, USER, feature_view
-from feature_repo.erasure import erase_user
-from feature_repo.event_log import EventLog
 from feature_repo.layout import StateDir
 from feature_repo.locks import exclusive
+from feature_repo.log.event_log import EventLog
+from feature_repo.privacy.erasure import erase_user
 from feature_repo.settings import FeatureSettings
+from feature_repo.tables.backfill import Moment, Range, backfill, table_file
+from feature_repo.tables.build import BUILT, build, offline_file
 from feature_repo.tabular import DataError
 from tests.feature_repo.test_incremental import describe, import_as
 from tests.feature_repo.test_skew import visits

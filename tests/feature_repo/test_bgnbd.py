@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import integrate, optimize, special
 
-from feature_repo.bgnbd import BgNbd, fit, gradient, log_likelihood
+from feature_repo.tables.bgnbd import BgNbd, fit, gradient, log_likelihood
 
 MODEL = BgNbd(r=0.6, alpha=8.0, a=0.8, b=2.5)
 USERS = [(0.0, 0.0, 30.0), (1.0, 5.0, 30.0), (4.0, 28.0, 30.0), (4.0, 6.0, 60.0), (20.0, 50.0, 60.0)]

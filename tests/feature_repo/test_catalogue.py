@@ -8,9 +8,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from feature_repo.catalogue import ItemMapping, catalogue_table, import_items
-from feature_repo.importing import ImportSummary
 from feature_repo.layout import StateDir
+from feature_repo.log.catalogue import ItemMapping, catalogue_table, import_items
+from feature_repo.log.importing import ImportSummary
 from feature_repo.tabular import DataError, open_files, scratch_database
 from tests.feature_repo.world import NOW
 

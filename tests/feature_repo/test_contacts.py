@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from feature_repo import contacts
 from feature_repo.contract import EXPOSED_LENGTH
 from feature_repo.events import Event
 from feature_repo.settings import FeatureSettings
+from feature_repo.tables import contacts
 from tests.feature_repo.test_views import SETTINGS, activity, at, behavior, events_table, rows_of, spine_table, stats
 from tests.feature_repo.world import NOW, event
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from feature_repo import datasets
-from feature_repo.datasets import ML_100K, Dataset, fetch, pip_download, weeks_to
 from feature_repo.layout import StateDir
+from feature_repo.log import datasets
+from feature_repo.log.datasets import ML_100K, Dataset, fetch, pip_download, weeks_to
 from feature_repo.tabular import DataError
 from tests.feature_repo.world import NOW
 

@@ -11,18 +11,18 @@ import pyarrow.parquet as pq
 import pytest
 
 from feature_repo import contract
-from feature_repo.build import build, offline_file
-from feature_repo.erasers import Holder
-from feature_repo.erasure import ErasureError, Proof, erase_user
-from feature_repo.event_log import EventLog
-from feature_repo.importing import EventMapping, import_events
 from feature_repo.layout import StateDir
-from feature_repo.loading import one_at_a_time
-from feature_repo.materialize import check, materialize
-from feature_repo.online import online_of
-from feature_repo.store import FeatureStoreError, apply, open_store
+from feature_repo.log.event_log import EventLog
+from feature_repo.log.importing import EventMapping, import_events
+from feature_repo.online.loading import one_at_a_time
+from feature_repo.online.materialize import check, materialize
+from feature_repo.online.rows import online_of
+from feature_repo.online.store import FeatureStoreError, apply, open_store
+from feature_repo.privacy.erasers import Holder
+from feature_repo.privacy.erasure import ErasureError, Proof, erase_user
+from feature_repo.stream.updates import open_worker
+from feature_repo.tables.build import build, offline_file
 from feature_repo.tabular import open_files, scratch_database
-from feature_repo.updates import open_worker
 from tests.feature_repo.conftest import Installation
 from tests.feature_repo.world import NOW, event
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import ibis
 import pytest
 
-from feature_repo.event_log import EventLog, EventLogError, Position
 from feature_repo.events import Event
+from feature_repo.log.event_log import EventLog, EventLogError, Position
 from tests.feature_repo.world import event
 
 
@@ -76,7 +76,7 @@ def test_a_full_disk_acknowledges_nothing_and_loses_nothing(tmp_path: Path) -> N
     program = """
 import resource, sys
 from pathlib import Path
-from feature_repo.event_log import EventLog, EventLogError
+from feature_repo.log.event_log import EventLog, EventLogError
 from tests.feature_repo.world import event
 log = EventLog(Path(sys.argv[1]))
 log.append([event("a")])
@@ -126,7 +126,7 @@ def test_two_processes_lose_and_double_nothing(tmp_path: Path) -> None:
     program = """
 import sys
 from pathlib import Path
-from feature_repo.event_log import EventLog
+from feature_repo.log.event_log import EventLog
 from tests.feature_repo.world import event
 log = EventLog(Path(sys.argv[1]), segment_bytes=4000)
 print(sum(sum(log.append([event(f"shared{n}"), event(f"{sys.argv[2]}-{n}")])) for n in range(100)))

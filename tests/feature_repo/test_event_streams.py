@@ -10,11 +10,11 @@ import pytest
 import redis
 from confluent_kafka import Producer
 
-from feature_repo.event_log import EventLog, EventLogError, encode_event
-from feature_repo.event_streams import EventSink, EventSource, Intake, Taken, open_sink, open_source
-from feature_repo.kafka_stream import KafkaSink, KafkaSource
 from feature_repo.layout import StateDir
-from feature_repo.redis_stream import RedisSink, RedisSource
+from feature_repo.log.event_log import EventLog, EventLogError, encode_event
+from feature_repo.log.event_streams import EventSink, EventSource, Intake, Taken, open_sink, open_source
+from feature_repo.log.kafka_stream import KafkaSink, KafkaSource
+from feature_repo.log.redis_stream import RedisSink, RedisSource
 from feature_repo.settings import FeatureSettings
 from tests.feature_repo.world import NOW, event
 
@@ -110,7 +110,7 @@ def test_what_did_not_get_into_the_log_comes_again_also_to_another_worker(stream
 
 @pytest.mark.parametrize("kind", ["redis", "kafka"])
 def test_a_stream_that_is_away_acknowledges_nothing(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("feature_repo.kafka_stream.APPEND_TIMEOUT_S", 0.5)
+    monkeypatch.setattr("feature_repo.log.kafka_stream.APPEND_TIMEOUT_S", 0.5)
     settings = FeatureSettings(
         event_stream=kind,
         redis_url="redis://127.0.0.1:1/0",

@@ -16,18 +16,18 @@ import redis
 from feast import FeatureStore
 
 from feature_repo import contract
-from feature_repo.build import build, offline_file
 from feature_repo.definitions import ITEM_SERVICE, USER_SERVICE
-from feature_repo.event_log import EventLog
 from feature_repo.events import Event
 from feature_repo.layout import StateDir
-from feature_repo.materialize import check, materialize
-from feature_repo.online import online_of
-from feature_repo.online_sqlite import SqliteOnline
+from feature_repo.log.event_log import EventLog
+from feature_repo.online.materialize import check, materialize
+from feature_repo.online.rows import online_of
+from feature_repo.online.sqlite_rows import SqliteOnline
+from feature_repo.online.store import FeatureStoreError, apply, open_store, redis_connection_string, store_config
 from feature_repo.settings import FeatureSettings, MaterializeSettings
-from feature_repo.store import FeatureStoreError, apply, open_store, redis_connection_string, store_config
+from feature_repo.stream.updates import FeedbackWorker, open_worker
+from feature_repo.tables.build import build, offline_file
 from feature_repo.tabular import DataError
-from feature_repo.updates import FeedbackWorker, open_worker
 from tests.feature_repo.conftest import Installation
 from tests.feature_repo.world import NOW, event
 

@@ -13,10 +13,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from feature_repo.event_log import EventLog
 from feature_repo.events import Event, refusal
-from feature_repo.importing import EventMapping, ImportSummary, import_events
 from feature_repo.layout import StateDir
+from feature_repo.log.event_log import EventLog
+from feature_repo.log.importing import EventMapping, ImportSummary, import_events
 from feature_repo.tabular import DataError, open_files, scratch_database
 from tests.feature_repo.world import NOW, event
 

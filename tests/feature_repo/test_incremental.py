@@ -15,17 +15,17 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from feature_repo.build import BUILT, BuildSummary, build, offline_file, one_build
-from feature_repo.catalogue import catalogue_file
 from feature_repo.contract import ITEM_NEIGHBORS, USER_ACTIVITY, USER_BEHAVIOR
-from feature_repo.erasure import erase_user
-from feature_repo.event_log import EventLog
 from feature_repo.events import Event
-from feature_repo.facts import ITEM_FACTS
-from feature_repo.incremental import build_incremental
 from feature_repo.layout import StateDir
-from feature_repo.retention import prune
+from feature_repo.log.catalogue import catalogue_file
+from feature_repo.log.event_log import EventLog
+from feature_repo.privacy.erasure import erase_user
+from feature_repo.privacy.retention import prune
 from feature_repo.settings import FeatureSettings
+from feature_repo.tables.build import BUILT, BuildSummary, build, offline_file, one_build
+from feature_repo.tables.facts import ITEM_FACTS
+from feature_repo.tables.incremental import build_incremental
 from feature_repo.tabular import DataError
 from tests.feature_repo.world import NOW, event
 

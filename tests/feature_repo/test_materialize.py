@@ -16,17 +16,17 @@ import pytest
 import redis
 from feast import FeatureStore
 
-from feature_repo import redis_pipe
 from feature_repo.benchmarks.materialize import COMPACT, user_bytes
 from feature_repo.benchmarks.tables import table
-from feature_repo.build import offline_file
 from feature_repo.contract import USER_BEHAVIOR, USER_RETURNS
 from feature_repo.definitions import feature_view
 from feature_repo.layout import StateDir
-from feature_repo.loading import CHUNK_ROWS, Rate, one_at_a_time
-from feature_repo.materialize import check_view, materialize, memory_advice
+from feature_repo.online import redis_pipe
+from feature_repo.online.loading import CHUNK_ROWS, Rate, one_at_a_time
+from feature_repo.online.materialize import check_view, materialize, memory_advice
+from feature_repo.online.store import FeatureStoreError, apply, open_store
 from feature_repo.settings import FeatureSettings, MaterializeSettings
-from feature_repo.store import FeatureStoreError, apply, open_store
+from feature_repo.tables.build import offline_file
 from tests.feature_repo.world import NOW
 from tests.redis_server import RedisServer, redis_process
 
@@ -145,8 +145,8 @@ def test_tables_of_another_contract_are_not_loaded(tmp_path: Path, store: Featur
 
 def test_a_rate_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     slept: list[float] = []
-    monkeypatch.setattr("feature_repo.loading.time.sleep", slept.append)
-    monkeypatch.setattr("feature_repo.loading.time.monotonic", lambda: 0.0)
+    monkeypatch.setattr("feature_repo.online.loading.time.sleep", slept.append)
+    monkeypatch.setattr("feature_repo.online.loading.time.monotonic", lambda: 0.0)
     rate = Rate(1000)
     for _ in range(3):
         rate.wait_for(500)

@@ -7,8 +7,8 @@ import pytest
 
 from feature_repo.contract import NEIGHBOR_LENGTH
 from feature_repo.events import Event
-from feature_repo.neighbors import SHRINKAGE, item_neighbors
 from feature_repo.settings import FeatureSettings
+from feature_repo.tables.neighbors import SHRINKAGE, item_neighbors
 from tests.feature_repo.test_views import SETTINGS, at, events_table, items_table, rows_of
 from tests.feature_repo.world import NOW, event
 

@@ -13,11 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from feature_repo.errors import LongtailError
-from feature_repo.event_log import EventLog
-from feature_repo.importing import EventMapping, import_events
 from feature_repo.layout import StateDir
-from feature_repo.pseudonyms import Pseudonyms, open_pseudonyms
-from feature_repo.retention import prune
+from feature_repo.log.event_log import EventLog
+from feature_repo.log.importing import EventMapping, import_events
+from feature_repo.log.pseudonyms import Pseudonyms, open_pseudonyms
+from feature_repo.privacy.retention import prune
 from feature_repo.tabular import literal, open_files, scratch_database
 from tests.feature_repo.world import NOW, event
 

@@ -17,14 +17,14 @@ from hypothesis import given, settings
 from typer.testing import CliRunner
 
 from cli.main import app
-from feature_repo.build import build, offline_file
+from feature_repo.checks.drift import psi
+from feature_repo.checks.quality import QualityError, gate, remember, validate
 from feature_repo.contract import ALIGNED, PLACES, USER_ACTIVITY, USER_BEHAVIOR, VIEWS, View, view
-from feature_repo.drift import psi
-from feature_repo.event_log import EventLog
 from feature_repo.events import Event
 from feature_repo.layout import StateDir
-from feature_repo.quality import QualityError, gate, remember, validate
+from feature_repo.log.event_log import EventLog
 from feature_repo.settings import FeatureSettings, QualitySettings
+from feature_repo.tables.build import build, offline_file
 from tests.feature_repo.world import NOW, event, logs
 
 LIMITS = QualitySettings()

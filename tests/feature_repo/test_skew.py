@@ -11,7 +11,10 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from cli.main import app
-from feature_repo.build import build
+from feature_repo.checks.recount import BUILT_ONLY, recount_build
+from feature_repo.checks.skew import MODEL_INPUT, SkewReport, measure
+from feature_repo.checks.skew_items import measure_items
+from feature_repo.checks.skew_tally import FeatureSkew
 from feature_repo.contract import (
     ITEM_NEIGHBORS,
     ITEM_STATS,
@@ -22,17 +25,14 @@ from feature_repo.contract import (
     View,
 )
 from feature_repo.errors import LongtailError
-from feature_repo.event_log import EventLog
 from feature_repo.events import CONTACT_TYPES, Event
 from feature_repo.layout import StateDir
-from feature_repo.materialize import materialize
-from feature_repo.online import Row, as_batch, online_of
-from feature_repo.recount import BUILT_ONLY, recount_build
+from feature_repo.log.event_log import EventLog
+from feature_repo.online.materialize import materialize
+from feature_repo.online.rows import Row, as_batch, online_of
+from feature_repo.online.store import apply, open_store
 from feature_repo.settings import FeatureSettings
-from feature_repo.skew import MODEL_INPUT, SkewReport, measure
-from feature_repo.skew_items import measure_items
-from feature_repo.skew_tally import FeatureSkew
-from feature_repo.store import apply, open_store
+from feature_repo.tables.build import build
 from feature_repo.tabular import DataError, silent
 from tests.feature_repo.conftest import Installation
 from tests.feature_repo.test_features import drain

@@ -15,14 +15,14 @@ import pytest
 from typer.testing import CliRunner
 
 from cli.main import app
-from feature_repo import decisions
+from feature_repo.checks.skew_decisions import measure_decisions
 from feature_repo.contract import MODEL_USER_FEATURES, USER_ACTIVITY
-from feature_repo.decision_segments import close_segments
+from feature_repo.decisions import records
+from feature_repo.decisions.segments import close_segments
 from feature_repo.errors import LongtailError
-from feature_repo.event_log import EventLog
 from feature_repo.layout import StateDir
+from feature_repo.log.event_log import EventLog
 from feature_repo.settings import FeatureSettings
-from feature_repo.skew_decisions import measure_decisions
 from feature_repo.tabular import DataError
 from serving.gateway.decision_record import encode
 from serving.gateway.domain import Query, Ranking, UserId
@@ -102,7 +102,7 @@ def test_what_a_caller_brought_is_not_logged_as_the_stores() -> None:
     told = replace(ranking(), user_features=np.array([1.5, np.nan], np.float32))
 
     def logged(query: Query) -> list[float] | None:
-        (row,) = decisions.decode([encode(query, told)], where=Path("line")).to_pylist()
+        (row,) = records.decode([encode(query, told)], where=Path("line")).to_pylist()
         found: list[float] | None = row["user_features"]
         return found
 
@@ -129,9 +129,9 @@ def test_a_closed_segment_from_before_is_read_with_the_column_empty(tmp_path: Pa
     assert close_segments(tmp_path) == 1
     (closed,) = tmp_path.glob("*.parquet")
     pq.write_table(pq.read_table(closed).drop_columns(["user_features"]), closed)
-    (row,) = decisions.read(tmp_path).to_pylist()
+    (row,) = records.read(tmp_path).to_pylist()
     assert row["user_features"] is None
-    found = decisions.find(tmp_path, line["decision_id"])
+    found = records.find(tmp_path, line["decision_id"])
     assert found is not None
     assert found["items"] == row["items"]
-    assert decisions.read(tmp_path, columns=["state"]).to_pylist() == [{"state": "dormant"}]
+    assert records.read(tmp_path, columns=["state"]).to_pylist() == [{"state": "dormant"}]

@@ -17,15 +17,15 @@ from feast.data_source import DataSource
 from typer.testing import CliRunner
 
 from cli.main import app
-from feature_repo.build import BUILT, build, offline_file
 from feature_repo.contract import ITEM_STATS, USER_ACTIVITY, View
-from feature_repo.event_log import EventLog
 from feature_repo.events import Event
-from feature_repo.facts import ITEM_FACTS
-from feature_repo.incremental import build_incremental
 from feature_repo.layout import StateDir
+from feature_repo.log.event_log import EventLog
 from feature_repo.settings import FeatureSettings
-from feature_repo.spark_engine import build_on_spark
+from feature_repo.tables.build import BUILT, build, offline_file
+from feature_repo.tables.facts import ITEM_FACTS
+from feature_repo.tables.incremental import build_incremental
+from feature_repo.tables.spark_engine import build_on_spark
 from feature_repo.tabular import DataError
 from tests.feature_repo.test_incremental import describe, import_as
 from tests.feature_repo.test_training_set import assert_feast_joins_the_same, make, row, world
@@ -44,7 +44,7 @@ def session() -> Iterator[None]:
     """One small local Spark, on a machine whose clock is Berlin's."""
     from pyspark.sql import SparkSession
 
-    from feature_repo.spark_engine import _find_java
+    from feature_repo.tables.spark_engine import _find_java
 
     _find_java()
     if "JAVA_HOME" not in os.environ and shutil.which("java") is None:

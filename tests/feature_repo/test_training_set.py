@@ -22,17 +22,17 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from cli.main import app
-from feature_repo.catalogue import catalogue_file
 from feature_repo.contract import View
 from feature_repo.definitions import ITEM, USER, feature_view
-from feature_repo.event_log import EventLog
 from feature_repo.events import Event
 from feature_repo.layout import StateDir
-from feature_repo.point_in_time import KNOWN
-from feature_repo.pseudonyms import open_pseudonyms
+from feature_repo.log.catalogue import catalogue_file
+from feature_repo.log.event_log import EventLog
+from feature_repo.log.pseudonyms import open_pseudonyms
 from feature_repo.settings import FeatureSettings, LifecycleSettings
+from feature_repo.tables.point_in_time import KNOWN
+from feature_repo.tables.training_set import column_name, write_training_set
 from feature_repo.tabular import DataError
-from feature_repo.training_set import column_name, write_training_set
 from tests.feature_repo import reference
 from tests.feature_repo.test_incremental import describe, import_as
 from tests.feature_repo.world import NOW, event

@@ -47,8 +47,8 @@ def test_histories_are_padded_and_cut_to_the_length() -> None:
 def test_what_the_gateway_imports_is_light() -> None:
     program = """
 import sys
-import feature_repo.contract, feature_repo.settings, feature_repo.events, feature_repo.event_log
-import feature_repo.lifecycle, feature_repo.transforms, feature_repo.updates
+import feature_repo.contract, feature_repo.settings, feature_repo.events, feature_repo.log.event_log
+import feature_repo.lifecycle, feature_repo.transforms, feature_repo.stream.updates
 print([name for name in ("feast", "ibis", "pandas", "pyarrow", "duckdb", "scipy", "tensorflow") if name in sys.modules])
 """
     found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)

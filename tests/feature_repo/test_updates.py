@@ -15,17 +15,17 @@ import pyarrow.parquet as pq
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from feature_repo import contacts, views
 from feature_repo.contract import ITEM_STATS, USER_ACTIVITY, USER_BEHAVIOR, USER_CONTACTS, View
-from feature_repo.event_log import EventLog
 from feature_repo.events import CONTACT_TYPES, Event
 from feature_repo.layout import StateDir
-from feature_repo.online import Int64s, Row
+from feature_repo.log.event_log import EventLog
+from feature_repo.online.rows import Int64s, Row
+from feature_repo.online.store import FeatureStoreError
+from feature_repo.online.streamed import STREAMED
 from feature_repo.settings import FeatureSettings
-from feature_repo.store import FeatureStoreError
-from feature_repo.streamed import STREAMED
-from feature_repo.updates import FeedbackWorker
-from feature_repo.user_state import UserState
+from feature_repo.stream.updates import FeedbackWorker
+from feature_repo.stream.user_state import UserState
+from feature_repo.tables import contacts, views
 from tests.feature_repo.test_views import items_table
 from tests.feature_repo.world import NOW, event
 
@@ -145,7 +145,7 @@ def test_streaming_in_any_order_twice_and_through_crashes_gives_what_a_rebuild_g
 @settings(max_examples=15, deadline=None)
 @given(log=busy_logs())
 def test_the_memory_made_from_the_log_is_that_of_each_event_in_turn(log: list[Event]) -> None:
-    from feature_repo.stream_seed import seeded
+    from feature_repo.stream.seed import seeded
 
     with tempfile.TemporaryDirectory() as folder:
         state = StateDir(Path(folder))

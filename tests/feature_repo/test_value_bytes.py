@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from feature_repo.contract import USER_ACTIVITY, Dtype
-from feature_repo.online_format import PROJECT, entity_key, entity_keys, hash_field
-from feature_repo.store import redis_connection_string, redis_url
-from feature_repo.value_bytes import ARROW_TYPES, VALUE_FIELDS, encode_column
+from feature_repo.online.store import redis_connection_string, redis_url
+from feature_repo.online.value_bytes import ARROW_TYPES, VALUE_FIELDS, encode_column
+from feature_repo.online.value_format import PROJECT, entity_key, entity_keys, hash_field
 
 TEXTS = st.text(max_size=200).filter(lambda text: not any("\ud800" <= letter <= "\udfff" for letter in text))
 INT64S = st.one_of(st.integers(-(2**63), 2**63 - 1), st.integers(0, 300))

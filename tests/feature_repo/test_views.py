@@ -13,12 +13,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from feature_repo import views
 from feature_repo.contract import HISTORY_LENGTH
 from feature_repo.events import Event
 from feature_repo.lifecycle import DAY_S, state_at
-from feature_repo.packed_lists import times, words
+from feature_repo.online.packed_lists import times, words
 from feature_repo.settings import FeatureSettings, LifecycleSettings
+from feature_repo.tables import views
 from tests.feature_repo.world import NOW, event, logs
 
 CON = ibis.duckdb.connect()

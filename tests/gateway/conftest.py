@@ -11,7 +11,7 @@ from typing import Any
 import grpc
 import pytest
 
-from feature_repo.campaigns import Campaigns
+from feature_repo.decisions.campaigns import Campaigns
 from longtail.activation.v1 import activation_pb2_grpc, feedback_pb2_grpc
 from serving.gateway.access.gate import Gate
 from serving.gateway.app import Gateway, build

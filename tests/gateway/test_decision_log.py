@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from feature_repo.decision_lines import parse
+from feature_repo.decisions.lines import parse
 from feature_repo.lifecycle import Lifecycle
 from longtail.activation.v1 import activation_pb2 as pb
 from serving.gateway.decision_log import JsonlDecisionLog
@@ -28,7 +28,7 @@ import os
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 
-from feature_repo.decision_segments import work_aside
+from feature_repo.decisions.segments import work_aside
 
 if __name__ == "__main__":
     workers = ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=work_aside)

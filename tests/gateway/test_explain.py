@@ -7,8 +7,8 @@ from pathlib import Path
 import grpc
 import pytest
 
-from feature_repo.decision_segments import close_segments, erase_user
-from feature_repo.decisions import POLICIES
+from feature_repo.decisions.records import POLICIES
+from feature_repo.decisions.segments import close_segments, erase_user
 from longtail.activation.v1 import activation_pb2 as pb
 from serving.gateway.decision_log import JsonlDecisionLog
 from serving.gateway.explaining import DecisionArchive

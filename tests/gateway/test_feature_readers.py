@@ -16,11 +16,11 @@ from typing import Literal
 import pandas as pd
 import pytest
 
-from feature_repo import store
 from feature_repo.contract import USER_ACTIVITY, USER_BEHAVIOR, USER_WEIGHTS, Dtype, FeatureValue, View
 from feature_repo.definitions import feature_view
 from feature_repo.errors import LongtailError
 from feature_repo.layout import StateDir
+from feature_repo.online import store
 from feature_repo.settings import FeatureSettings
 from serving.gateway.domain import Row, UserId
 from serving.gateway.errors import Cause, FeaturesError
@@ -59,14 +59,14 @@ def memory_subject() -> Subject:
 
 
 def feast_subject(state: StateDir, settings: FeatureSettings, break_store: Callable[[], None]) -> Subject:
-    from feature_repo import online
+    from feature_repo.online import rows
 
     store.apply(state, settings)
     opened = store.open_store(state, settings)
 
     def write(view: View, user_id: str, values: Mapping[str, FeatureValue]) -> None:
-        row = online.Row(entity_id=user_id, event_time=datetime.fromtimestamp(EVENT_S, UTC), values=values)
-        online.online_of(opened).load(view, online.as_batch(view, [row]))
+        row = rows.Row(entity_id=user_id, event_time=datetime.fromtimestamp(EVENT_S, UTC), values=values)
+        rows.online_of(opened).load(view, rows.as_batch(view, [row]))
 
     return Subject(reader=FeastFeatures(opened), write=write, break_store=break_store)
 

@@ -9,7 +9,7 @@ import grpc
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from feature_repo.event_log import EventLog
+from feature_repo.log.event_log import EventLog
 from longtail.activation.v1 import feedback_pb2 as fb
 from tests.gateway.conftest import Running, Start
 from tests.gateway.fakes import NOW_S, World

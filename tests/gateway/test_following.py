@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from feature_repo import store
-from feature_repo.event_log import EventLog
 from feature_repo.events import Event
 from feature_repo.layout import StateDir
+from feature_repo.log.event_log import EventLog
+from feature_repo.online import store
 from feature_repo.settings import FeatureSettings
-from feature_repo.updates import open_worker
+from feature_repo.stream.updates import open_worker
 from serving.gateway.background import Chore
 from serving.gateway.domain import Row, UserId
 from serving.gateway.feast_features import FeastFeatures

@@ -19,8 +19,8 @@ import pytest
 from typer.testing import CliRunner
 
 from cli.main import app
-from feature_repo import store
 from feature_repo.layout import StateDir
+from feature_repo.online import store
 from feature_repo.settings import FeatureSettings
 from tests.gateway.certificates import Authority
 from tests.gateway.tiny_model_server import TinyModel, contract, serving

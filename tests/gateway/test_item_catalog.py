@@ -109,7 +109,7 @@ async def test_an_empty_file_is_no_items(tmp_path: Path) -> None:
 
 
 def test_feast_says_where_the_file_is(tmp_path: Path) -> None:
-    from feature_repo import store
+    from feature_repo.online import store
 
     state, settings = StateDir(tmp_path), FeatureSettings()
     store.apply(state, settings)

@@ -12,8 +12,8 @@ import pytest
 from typer.testing import CliRunner
 
 from cli.main import app
+from feature_repo.decisions.ranked_candidates import COLUMNS
 from feature_repo.lifecycle import Lifecycle
-from feature_repo.ranked_candidates import COLUMNS
 from serving.gateway import policy_tuning
 from serving.gateway.domain import Objective
 from serving.gateway.policy import Weighting, arrange

@@ -7,8 +7,8 @@ from datetime import datetime
 import grpc
 import pytest
 
-from feature_repo.erasure import ErasureError, Proof, Removal
-from feature_repo.pseudonyms import Pseudonyms
+from feature_repo.log.pseudonyms import Pseudonyms
+from feature_repo.privacy.erasure import ErasureError, Proof, Removal
 from longtail.activation.v1 import feedback_pb2, privacy_pb2_grpc
 from longtail.activation.v1 import privacy_pb2 as pb
 from longtail.activation.v1.activation_pb2 import FeatureStatus, RankItemsRequest

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from feature_repo import decisions
 from feature_repo.contract import MODEL_USER_FEATURES
-from feature_repo.decision_segments import close_segments, erase_user
+from feature_repo.decisions import records
+from feature_repo.decisions.segments import close_segments, erase_user
 from feature_repo.errors import LongtailError
 from feature_repo.lifecycle import Lifecycle
 from longtail.activation.v1 import activation_pb2 as pb
@@ -82,7 +82,7 @@ def decided(
 def test_a_replay_is_identical_to_the_last_bit(
     user_id: str, rows: list[tuple[float, float, float, int, float, int]], state: Lifecycle, limit: int
 ) -> None:
-    (decision,) = decisions.decode([decided(user_id, rows, state, limit)], where=Path("line")).to_pylist()
+    (decision,) = records.decode([decided(user_id, rows, state, limit)], where=Path("line")).to_pylist()
     result = replay(decision, POLICY)
     assert result.differences == ()
     shown = explained(decision, result)
@@ -92,7 +92,7 @@ def test_a_replay_is_identical_to_the_last_bit(
 
 def test_another_policy_or_another_number_is_told() -> None:
     rows = [(0.9 - place / 40, 0.5, 0.0, place % 3, 0.1, 5) for place in range(20)]
-    (decision,) = decisions.decode([decided("u", rows, Lifecycle.DORMANT, 5)], where=Path("line")).to_pylist()
+    (decision,) = records.decode([decided("u", rows, Lifecycle.DORMANT, 5)], where=Path("line")).to_pylist()
     assert not replay(decision, Policy.model_validate({"objectives": {"activate": {"relevance": 2, "novelty": 0}},
                                                        "layers": POLICY.layers})).is_identical  # fmt: skip
     decision["items"][0]["value"] += 1e-12
@@ -101,7 +101,7 @@ def test_another_policy_or_another_number_is_told() -> None:
 
 def test_a_line_of_the_first_version_is_read_and_computed_again() -> None:
     path = Path(__file__).with_name("decision_line_v1.jsonl")
-    (decision,) = decisions.decode(path.read_bytes().splitlines(), where=path).to_pylist()
+    (decision,) = records.decode(path.read_bytes().splitlines(), where=path).to_pylist()
     assert decision["candidate_categories"][:3] == ["", "a", "b"]
     assert len(decision["items"]) == 6
     then = with_novelty(POLICY, {"activate": Novelty(0.5, 1), "retain": Novelty(0.1, 1), "explore": Novelty(0.05, 1)})
@@ -126,22 +126,22 @@ async def test_what_is_open_and_what_is_closed_read_the_same(start: Start, world
     running = await start(world)
     for place in range(20):
         await running.activation.RankItems(pb.RankItemsRequest(user_id=f"u{place % 5}", idempotency_key=f"{place}"))
-    opened = decisions.read(tmp_path)
+    opened = records.read(tmp_path)
     assert close_segments(tmp_path) >= 1
     assert opened_in(tmp_path), "the one being written stays"
-    assert same(decisions.read(tmp_path), opened)
+    assert same(records.read(tmp_path), opened)
     log.close()
     assert close_segments(tmp_path) == 1
     assert not opened_in(tmp_path)
-    closed = decisions.read(tmp_path)
+    closed = records.read(tmp_path)
     assert same(closed, opened)
     assert closed.num_rows == 20
     assert {len(told) for told in closed["user_features"].to_pylist()} == {len(MODEL_USER_FEATURES)}
     for row in opened.to_pylist():
-        found = decisions.find(tmp_path, row["decision_id"])
+        found = records.find(tmp_path, row["decision_id"])
         assert str(found) == str(row)
         assert replay(row, Policy()).is_identical
-    assert decisions.find(tmp_path, "none") is None
+    assert records.find(tmp_path, "none") is None
 
 
 async def test_the_last_line_of_a_decision_is_what_was_answered(start: Start, world: World, tmp_path: Path) -> None:
@@ -154,10 +154,10 @@ async def test_the_last_line_of_a_decision_is_what_was_answered(start: Start, wo
         log.close()
         if limit == 2:
             close_segments(tmp_path)
-    found = decisions.find(tmp_path, answer.decision_id)
+    found = records.find(tmp_path, answer.decision_id)
     assert found is not None
     assert len(found["items"]) == 4
-    assert [len(row["items"]) for row in decisions.read(tmp_path, columns=["items"]).to_pylist()] == [4]
+    assert [len(row["items"]) for row in records.read(tmp_path, columns=["items"]).to_pylist()] == [4]
 
 
 async def test_a_forgotten_user_is_gone_also_from_what_is_being_written(
@@ -175,27 +175,27 @@ async def test_a_forgotten_user_is_gone_also_from_what_is_being_written(
     close_segments(tmp_path)
     assert await asyncio.to_thread(erase_user, tmp_path, "u1") == 4
     await ask(3)
-    users = decisions.read(tmp_path, columns=["user_id"])["user_id"].to_pylist()
+    users = records.read(tmp_path, columns=["user_id"])["user_id"].to_pylist()
     assert sorted(users) == ["u0"] * 5 + ["u1"] + ["u2"] * 5
     log.close()
     assert erase_user(tmp_path, "u1") == 1
     assert erase_user(tmp_path, "nobody") == 0
     close_segments(tmp_path)
-    assert decisions.read(tmp_path).num_rows == 10
+    assert records.read(tmp_path).num_rows == 10
 
 
 def test_a_torn_last_line_is_left_out_and_any_other_is_told(tmp_path: Path) -> None:
     line = decided("u", [], Lifecycle.NEW, 1)
     path = tmp_path / "20260101T000000-1.jsonl"
     path.write_bytes(line + line[:40])
-    assert decisions.read(tmp_path).num_rows == 1
+    assert records.read(tmp_path).num_rows == 1
     path.write_bytes(line[:40] + b"\n" + line)
     with pytest.raises(LongtailError, match=r":1 is no decision"):
-        decisions.read(tmp_path)
+        records.read(tmp_path)
     path.write_bytes(line.replace(b'"v":2', b'"v":9'))
     with pytest.raises(LongtailError, match="schema version 9, this longtail reads 1 to 2"):
-        decisions.read(tmp_path)
+        records.read(tmp_path)
 
 
 def test_an_empty_log_has_the_schema(tmp_path: Path) -> None:
-    assert decisions.read(tmp_path / "none").schema.names == decisions.SCHEMA.names
+    assert records.read(tmp_path / "none").schema.names == records.SCHEMA.names

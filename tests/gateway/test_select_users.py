@@ -14,9 +14,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from feature_repo.campaigns import Campaigns
-from feature_repo.erasers import known_holders
+from feature_repo.decisions.campaigns import Campaigns
 from feature_repo.layout import StateDir
+from feature_repo.privacy.erasers import known_holders
 from feature_repo.settings import FeatureSettings
 from longtail.activation.v1 import activation_pb2 as pb
 from serving.gateway.audience import ParquetAudience

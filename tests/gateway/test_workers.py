@@ -15,9 +15,10 @@ from pathlib import Path
 import grpc
 import pytest
 
-from feature_repo import decisions, store
-from feature_repo.decision_segments import close_segments
+from feature_repo.decisions import records
+from feature_repo.decisions.segments import close_segments
 from feature_repo.layout import StateDir
+from feature_repo.online import store
 from feature_repo.settings import FeatureSettings
 from loadtest.processes import free_address
 from longtail.activation.v1 import activation_pb2 as pb
@@ -84,9 +85,9 @@ def test_two_workers_answer_on_one_port_and_their_metrics_are_summed(pool: Pool)
     assert pool.ranked() == CALLS
 
     def segments() -> list[Path]:
-        return [path for path in decisions.segments(pool.state.decisions) if path.stat().st_size]
+        return [path for path in records.segments(pool.state.decisions) if path.stat().st_size]
 
-    until(lambda: decisions.read(pool.state.decisions, columns=["decision_id"]).num_rows == CALLS)
+    until(lambda: records.read(pool.state.decisions, columns=["decision_id"]).num_rows == CALLS)
     assert len(segments()) == 2, "each writes a segment of its own"
     assert close_segments(pool.state.decisions) == 0, "and holds it"
 

@@ -11,8 +11,8 @@ import pytest
 from typer.testing import CliRunner
 
 from cli.main import app
+from feature_repo.decisions.impressions import SCHEMA
 from feature_repo.errors import LongtailError
-from feature_repo.impressions import SCHEMA
 from outcomes.attribution import DAY_S
 from outcomes.errors import OutcomeError
 from outcomes.impressions import Impressions, impressions_of, write

@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from cli.main import app
-from feature_repo.event_log import EventLog
 from feature_repo.events import Event
 from feature_repo.layout import StateDir
 from feature_repo.lifecycle import state_at, with_seen
+from feature_repo.log.event_log import EventLog
 from feature_repo.settings import LifecycleSettings
 from outcomes.growth import periods_of
 from outcomes.lifecycle_history import STATES, UNSEEN, days_of, history_of, median_stay_days

@@ -12,11 +12,11 @@ import pytest
 from typer.testing import CliRunner
 
 from cli.main import app
-from feature_repo.decision_lines import EMPTY_LINE
+from feature_repo.decisions.lines import EMPTY_LINE
 from feature_repo.errors import LongtailError
-from feature_repo.event_log import EventLog
 from feature_repo.events import Event
 from feature_repo.layout import StateDir
+from feature_repo.log.event_log import EventLog
 
 Run = Callable[..., str]
 NOW = datetime(2026, 3, 1, tzinfo=UTC)

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from feature_repo.event_log import EventLog
 from feature_repo.events import Event
+from feature_repo.log.event_log import EventLog
 from feature_repo.settings import FeatureSettings
 from training import runs, workflow
 from training.artifact import TrainedModel

@@ -9,8 +9,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from feature_repo.erasure import erase_user
 from feature_repo.layout import StateDir
+from feature_repo.privacy.erasure import erase_user
 from feature_repo.settings import FeatureSettings
 from tests.training.conftest import Trained
 from training import artifact

@@ -15,8 +15,8 @@ from typer.testing import CliRunner
 
 from cli.main import app
 from feature_repo.errors import LongtailError
-from feature_repo.event_log import EventLog
 from feature_repo.events import Event
+from feature_repo.log.event_log import EventLog
 from tests.training.conftest import SMALL, START, VERSION, Trained, run_on, write_log
 from tests.training.family_world import features_of, lives, world
 from tests.training.test_gate import NOW, judged

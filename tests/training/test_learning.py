@@ -11,8 +11,8 @@ import pandas as pd
 import pytest
 
 from feature_repo.errors import LongtailError
-from feature_repo.event_log import EventLog
 from feature_repo.events import Event
+from feature_repo.log.event_log import EventLog
 from tests.training.conftest import SMALL, START, VERSION, Trained, run_on, write_log
 from training import (
     batches,

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from feature_repo.errors import LongtailError
-from feature_repo.event_log import EventLog
 from feature_repo.events import Event
+from feature_repo.log.event_log import EventLog
 from feature_repo.settings import FeatureSettings
 from training import log_benchmark, log_reader
 from training.engagements import from_rows

@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from feature_repo.decisions.impressions import SCHEMA, schema_of
 from feature_repo.errors import LongtailError
-from feature_repo.impressions import SCHEMA, schema_of
 from tests.training.conftest import ITEMS_PER_TASTE, SMALL, START, TASTES, USERS, run_on, write_log
 from training.checkpoint import Checkpoints
 from training.engagements import Engagements, from_rows

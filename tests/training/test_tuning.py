@@ -12,8 +12,8 @@ from typer.testing import CliRunner
 
 from cli.main import app
 from feature_repo.errors import LongtailError
-from feature_repo.event_log import EventLog
 from feature_repo.events import Event
+from feature_repo.log.event_log import EventLog
 from tests.training.conftest import START, run_on, write_log
 from tests.training.test_gate import report
 from training import config_file, workflow

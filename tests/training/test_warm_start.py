@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from feature_repo.event_log import EventLog
 from feature_repo.events import Event
+from feature_repo.log.event_log import EventLog
 from tests.training.conftest import SMALL, START, VERSION, Trained, run_on, write_log
 from training import warm_start, workflow
 from training.model import Recommender, build

@@ -13,10 +13,10 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from feature_repo import bgnbd, views
 from feature_repo.events import CONTACT, NOT_ACTIVITY
 from feature_repo.lifecycle import DAY_S
 from feature_repo.settings import FeatureSettings
+from feature_repo.tables import bgnbd, views
 
 if TYPE_CHECKING:
     import ibis
@@ -134,7 +134,7 @@ def open_returns(directory: Any, settings: FeatureSettings) -> ReturnsReader:
     """A reader of the event log in `directory`."""
     import ibis
 
-    from feature_repo.event_log import EventLog
+    from feature_repo.log.event_log import EventLog
 
     con = ibis.duckdb.connect()
     con.raw_sql("SET TimeZone = 'UTC'")

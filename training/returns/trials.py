@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from feature_repo import decisions
+from feature_repo.decisions import records
 from feature_repo.lifecycle import DAY_S
 from training.returns.examples import Floats, ReturnsReader
 
@@ -66,7 +66,7 @@ _EMPTY: Final = pd.DataFrame({name: [] for name in ("user_id", "features", "is_t
 
 def _first_decisions(directory: Path) -> pd.DataFrame:
     """Of each user in each campaign. A suppressed user was never drawn for."""
-    logged: pd.DataFrame = decisions.read(directory, columns=_COLUMNS).to_pandas()
+    logged: pd.DataFrame = records.read(directory, columns=_COLUMNS).to_pandas()
     named = logged[(logged["campaign_id"] != "") & (logged["user_id"] != "") & (logged["decision"] != "suppressed")]
     return named.sort_values("at_unix_s", kind="stable").drop_duplicates(["user_id", "campaign_id"])
 

@@ -13,13 +13,13 @@ import pytest
 from typer.testing import CliRunner
 
 from cli.main import app
-from feature_repo import bgnbd
 from feature_repo.contract import USER_RETURNS
 from feature_repo.errors import LongtailError
-from feature_repo.event_log import EventLog
 from feature_repo.events import Event
 from feature_repo.layout import StateDir
+from feature_repo.log.event_log import EventLog
 from feature_repo.settings import FeatureSettings
+from feature_repo.tables import bgnbd
 from tests.reference_data import reference_file
 from training.returns import measures
 from training.returns.examples import FEATURES, Examples, moments, open_returns

@@ -14,7 +14,7 @@ import pytest
 from typer.testing import CliRunner
 
 from cli.main import app
-from feature_repo.decisions import SCHEMA
+from feature_repo.decisions.records import SCHEMA
 from feature_repo.lifecycle import DAY_S
 from feature_repo.settings import FeatureSettings
 from training.returns import uplift

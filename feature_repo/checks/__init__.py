@@ -1,0 +1,1 @@
+"""What must hold of features: gates before a load, drift, the skew between training and serving."""

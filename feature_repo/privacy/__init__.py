@@ -1,0 +1,1 @@
+"""The right to be forgotten, and how long anything is kept."""

@@ -1,0 +1,1 @@
+"""Recorded events → the rows online, by the same rules as the tables."""
