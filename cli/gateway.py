@@ -14,7 +14,7 @@ from cli.settings import PREFIX, Settings
 
 if TYPE_CHECKING:
     from serving.client import Client
-    from serving.gateway.workers import Plan
+    from serving.gateway.running.workers import Plan
 
 UserOption = Annotated[str, typer.Option("--user", "-u", help="The user's id.")]
 
@@ -41,7 +41,7 @@ def gateway(
     settings: Settings = context.obj
     if settings.gateway.log_format == "json":
         os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # lines of gRPC's own are no JSON
-    from serving.gateway import logs
+    from serving.gateway.observing import logs
 
     logs.configure(settings.gateway.log_format, settings.gateway.log_level)
     host = settings.gateway.address.rpartition(":")[0]
@@ -51,7 +51,7 @@ def gateway(
 
     count = settings.gateway.workers if workers is None else workers
     if count > 1:
-        from serving.gateway.workers import serve_with_workers
+        from serving.gateway.running.workers import serve_with_workers
 
         serve_with_workers(_plan(settings, count), on_ready=say)
         return
@@ -62,7 +62,7 @@ def gateway(
 
 def _plan(settings: Settings, count: int) -> Plan:
     from serving.gateway.app import refuse_exposure
-    from serving.gateway.workers import Plan
+    from serving.gateway.running.workers import Plan
 
     ours = settings.gateway
     refuse_exposure(ours)

@@ -11,7 +11,7 @@ import typer
 
 if TYPE_CHECKING:
     from cli.settings import Settings
-    from serving.gateway.policy_document import Policy
+    from serving.gateway.policy.document import Policy
 
 group = typer.Typer(help="Look at a policy before it decides.", no_args_is_help=True, rich_markup_mode="markdown")
 JsonOption = Annotated[bool, typer.Option("--json", help="For programs.")]
@@ -47,7 +47,7 @@ def diff(before: PolicyArgument, after: PolicyArgument, as_json: JsonOption = Fa
 
     Example: `longtail policy diff shipped draft.toml`
     """
-    from serving.gateway.policy_diff import changes
+    from serving.gateway.policy.difference import changes
 
     found = changes(_read(before), _read(after))
     if as_json:
@@ -76,7 +76,7 @@ def simulate(
     Example: `longtail policy simulate shipped draft.toml`
     """
     from feature_repo.errors import LongtailError
-    from serving.gateway.simulation import simulate as compare
+    from serving.gateway.decisions.simulation import simulate as compare
 
     settings: Settings = context.obj
     directory = decisions or settings.state.decisions
@@ -108,21 +108,21 @@ def tune(
 
     Example: `longtail evaluate --candidates c.parquet && longtail policy tune c.parquet --out weights.toml`
     """
-    from serving.gateway import policy_tuning
+    from serving.gateway.policy import tuning
 
     policy = _read(base)
-    lists, chooses = policy_tuning.read(_candidates(candidates))
+    lists, chooses = tuning.read(_candidates(candidates))
     losses = {"retain": retain_loss, "activate": activate_loss, "explore": explore_loss}
-    tuned = policy_tuning.with_novelty(policy, policy_tuning.tune(lists.of(chooses), policy, losses))
-    report = policy_tuning.judge(lists.of(~chooses), {"as it is": policy, "tuned": tuned})
+    tuned = tuning.with_novelty(policy, tuning.tune(lists.of(chooses), policy, losses))
+    report = tuning.judge(lists.of(~chooses), {"as it is": policy, "tuned": tuned})
     if out is not None:
-        out.write_text(policy_tuning.sections(tuned), "utf-8")
+        out.write_text(tuning.sections(tuned), "utf-8")
     if as_json:
-        chosen = {name: policy_tuning.of_objective(tuned, name)._asdict() for name in losses}
+        chosen = {name: tuning.of_objective(tuned, name)._asdict() for name in losses}
         typer.echo(json.dumps({"novelty": chosen, "groups": report}, indent=2))
         return
     for name in losses:
-        before, after = (policy_tuning.of_objective(one, name) for one in (policy, tuned))
+        before, after = (tuning.of_objective(one, name) for one in (policy, tuned))
         typer.echo(
             f"objectives.{name}: novelty {before.weight:g} in {before.share:.0%} of the places → "
             f"{after.weight:g} in {after.share:.0%}"
@@ -168,8 +168,8 @@ def _newest(directory: Path, count: int) -> Iterator[Mapping[str, Any]]:
 
 def _read(file: str) -> Policy:
     from feature_repo.errors import LongtailError
-    from serving.gateway.policy_book import SHIPPED as SHIPPED_FILE
-    from serving.gateway.policy_book import parse
+    from serving.gateway.policy.book import SHIPPED as SHIPPED_FILE
+    from serving.gateway.policy.book import parse
 
     path = SHIPPED_FILE if file == SHIPPED else Path(file)
     try:

@@ -16,7 +16,7 @@ from pydantic import BaseModel
 
 from feature_repo.layout import StateDir
 from feature_repo.settings import FeatureSettings
-from serving.gateway import logs
+from serving.gateway.observing import logs
 from serving.gateway.serve import serve
 from serving.gateway.settings import GatewaySettings
 

@@ -23,7 +23,7 @@ from outcomes.activation_report import report_of
 from outcomes.event_frame import read_events
 from outcomes.returning import Visits
 from outcomes.user_days import read_user_days
-from serving.gateway.policy_document import Policy
+from serving.gateway.policy.document import Policy
 from simulator.rivals import (
     CHANNEL,
     RELEVANCE_ONLY,

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from feature_repo.lifecycle import Lifecycle
-from serving.gateway.policy_document import Caps, Policy
+from serving.gateway.policy.document import Caps, Policy
 
 DAY_S = 86_400.0
 

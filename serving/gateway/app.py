@@ -25,23 +25,23 @@ from longtail.activation.v1 import (
 )
 from serving.gateway.access.gate import Gate
 from serving.gateway.access.tls import Certificates, check_exposure
-from serving.gateway.admission import admitting_server, backlog_options
-from serving.gateway.audience import ParquetAudience
-from serving.gateway.background import Chore
-from serving.gateway.boundary import Boundary
-from serving.gateway.explaining import Explain, nothing_kept
-from serving.gateway.feedback import Feedback
-from serving.gateway.hiding import Hide, nothing_hidden
-from serving.gateway.limit import Limit
-from serving.gateway.permits import Permits
-from serving.gateway.policy_book import PolicyBook
+from serving.gateway.campaigns.audience import ParquetAudience
+from serving.gateway.campaigns.selecting import Selector
+from serving.gateway.decisions.explaining import Explain, nothing_kept
+from serving.gateway.feedback.recording import Feedback
+from serving.gateway.load.admission import admitting_server, backlog_options
+from serving.gateway.load.limit import Limit
+from serving.gateway.load.permits import Permits
+from serving.gateway.observing.telemetry import Telemetry
+from serving.gateway.policy.book import PolicyBook
 from serving.gateway.ports import Ports
 from serving.gateway.privacy import Erase, PrivacyServicer
-from serving.gateway.selecting import Selector
+from serving.gateway.running.background import Chore
 from serving.gateway.servicer import ActivationServicer, FeedbackServicer
 from serving.gateway.settings import GatewaySettings
-from serving.gateway.stream import Lane
-from serving.gateway.telemetry import Telemetry
+from serving.gateway.wire.boundary import Boundary
+from serving.gateway.wire.hiding import Hide, nothing_hidden
+from serving.gateway.wire.stream import Lane
 
 SERVICES: Final = (
     activation_pb2.DESCRIPTOR.services_by_name["ActivationService"].full_name,

@@ -8,7 +8,7 @@ from typing import Final
 
 from serving.gateway.domain import Candidates, ModelUser, Query, Source
 from serving.gateway.errors import CandidatesError, ModelError
-from serving.gateway.item_table import ItemTable
+from serving.gateway.features.item_table import ItemTable
 from serving.gateway.ports import Ports
 
 MOST: Final = 1000

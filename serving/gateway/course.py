@@ -5,11 +5,11 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from serving.gateway import tracing
 from serving.gateway.deadline import Deadline, Stage
 from serving.gateway.domain import Degradation
 from serving.gateway.errors import DependencyError, NotFullError
-from serving.gateway.trail import note_stage
+from serving.gateway.observing import tracing
+from serving.gateway.observing.trail import note_stage
 
 
 class _Leg:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import compress
 
 from serving.gateway.domain import Candidates, Drop, ItemId
-from serving.gateway.item_table import ItemTable
+from serving.gateway.features.item_table import ItemTable
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

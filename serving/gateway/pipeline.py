@@ -10,7 +10,6 @@ from dataclasses import replace
 import numpy as np
 
 from serving.gateway.candidates import gather
-from serving.gateway.contact_rules import Contacts, refusal, with_chosen
 from serving.gateway.course import Course
 from serving.gateway.deadline import Deadline, Stage
 from serving.gateway.domain import (
@@ -27,7 +26,10 @@ from serving.gateway.domain import (
 )
 from serving.gateway.eligibility import divide
 from serving.gateway.errors import Cause, DecisionLogError, FeaturesError, ModelError
-from serving.gateway.experiments import (
+from serving.gateway.features.item_table import ItemTable
+from serving.gateway.policy.contact_rules import Contacts, refusal, with_chosen
+from serving.gateway.policy.document import Policy
+from serving.gateway.policy.experiments import (
     CAMPAIGN_HOLDOUT,
     GLOBAL_HOLDOUT,
     Assignment,
@@ -35,10 +37,8 @@ from serving.gateway.experiments import (
     contact_propensity,
     in_campaign_holdout,
 )
-from serving.gateway.item_table import ItemTable
-from serving.gateway.policy_document import Policy
+from serving.gateway.policy.slate import fill, seed_of, unit_of
 from serving.gateway.ports import Ports
-from serving.gateway.slate import fill, seed_of, unit_of
 from serving.gateway.user import describe, exposures_in_vain, feature_groups, model_user
 
 

@@ -8,8 +8,8 @@ from typing import Protocol
 
 from feature_repo.settings import LifecycleSettings
 from serving.gateway.domain import ItemId, ModelUser, Query, Ranking, Rows, Scores, UserId
-from serving.gateway.item_table import ItemTable
-from serving.gateway.row_memory import RowMemory
+from serving.gateway.features.item_table import ItemTable
+from serving.gateway.features.row_memory import RowMemory
 
 
 class FeatureReader(Protocol):

@@ -13,11 +13,11 @@ import grpc
 from feature_repo.errors import LongtailError
 from longtail.activation.v1 import privacy_pb2 as pb
 from longtail.activation.v1 import privacy_pb2_grpc
-from serving.gateway import decoding, encoding
 from serving.gateway.access.gate import Gate
 from serving.gateway.domain import UserId
 from serving.gateway.errors import ErasureFailedError
-from serving.gateway.row_memory import RowMemory
+from serving.gateway.features.row_memory import RowMemory
+from serving.gateway.wire import decoding, encoding
 
 if TYPE_CHECKING:
     from feature_repo.privacy.erasure import Proof  # which imports engines that serving needs for this alone

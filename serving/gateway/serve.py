@@ -22,32 +22,33 @@ from feature_repo.log.pseudonyms import open_pseudonyms
 from feature_repo.online.store import open_store
 from feature_repo.settings import FeatureSettings
 from feature_repo.stream.updates import open_worker
-from serving.gateway import process, tracing
 from serving.gateway.access.gate import Gate, open_gate
 from serving.gateway.access.tls import is_loopback
 from serving.gateway.app import build, refuse_exposure
-from serving.gateway.audience import ParquetAudience
-from serving.gateway.background import Chore
 from serving.gateway.breaker import Breaker, GuardedFeatures, GuardedScorer
-from serving.gateway.decision_id import new_decision_id
-from serving.gateway.decision_log import JsonlDecisionLog
+from serving.gateway.campaigns.audience import ParquetAudience
+from serving.gateway.decisions.decision_id import new_decision_id
+from serving.gateway.decisions.decision_log import JsonlDecisionLog
+from serving.gateway.decisions.explaining import DecisionArchive
 from serving.gateway.domain import UserId
 from serving.gateway.errors import FeaturesError
-from serving.gateway.explaining import DecisionArchive
-from serving.gateway.feast_features import FeastFeatures
-from serving.gateway.feedback import Feedback
-from serving.gateway.following import Following
-from serving.gateway.hiding import hiding
-from serving.gateway.item_catalog import ParquetItemCatalog, source_path
-from serving.gateway.metrics_endpoint import serve_metrics
-from serving.gateway.policy_book import PolicyBook
+from serving.gateway.features.feast_features import FeastFeatures
+from serving.gateway.features.item_catalog import ParquetItemCatalog, source_path
+from serving.gateway.features.row_memory import RowMemory
+from serving.gateway.feedback.following import Following
+from serving.gateway.feedback.recording import Feedback
+from serving.gateway.observing import tracing
+from serving.gateway.observing.telemetry import Telemetry
+from serving.gateway.observing.trail import SlowRequests
+from serving.gateway.policy.book import PolicyBook
 from serving.gateway.ports import Ports
 from serving.gateway.privacy import Erase
-from serving.gateway.row_memory import RowMemory
-from serving.gateway.scorers import Scorers
+from serving.gateway.running import process
+from serving.gateway.running.background import Chore
+from serving.gateway.running.metrics_endpoint import serve_metrics
+from serving.gateway.scoring.scorers import Scorers
 from serving.gateway.settings import GatewaySettings
-from serving.gateway.telemetry import Telemetry
-from serving.gateway.trail import SlowRequests
+from serving.gateway.wire.hiding import hiding
 
 if TYPE_CHECKING:
     from feature_repo.privacy.erasure import Proof

@@ -11,25 +11,26 @@ import grpc
 
 from longtail.activation.v1 import activation_pb2 as pb
 from longtail.activation.v1 import activation_pb2_grpc, feedback_pb2, feedback_pb2_grpc
-from serving.gateway import decoding, encoding, tracing
 from serving.gateway.access.gate import Gate
-from serving.gateway.boundary import status_of
+from serving.gateway.campaigns.selecting import Selector
+from serving.gateway.campaigns.selection_wire import decode_selection
 from serving.gateway.course import Course
 from serving.gateway.deadline import Deadline, Stage
+from serving.gateway.decisions.explaining import Explain
 from serving.gateway.domain import Query
 from serving.gateway.errors import RefusalError, SelectionFailedError
-from serving.gateway.explaining import Explain
-from serving.gateway.feedback import Feedback
-from serving.gateway.permits import Permits
+from serving.gateway.feedback.recording import Feedback
+from serving.gateway.load.permits import Permits
+from serving.gateway.observing import tracing
+from serving.gateway.observing.telemetry import Telemetry
 from serving.gateway.pipeline import rank, read_features
-from serving.gateway.policy_book import PolicyBook
+from serving.gateway.policy.book import PolicyBook
 from serving.gateway.ports import Ports
-from serving.gateway.selecting import Selector
-from serving.gateway.selection_wire import decode_selection
 from serving.gateway.settings import GatewaySettings
-from serving.gateway.stream import Lane, answer_in_order
-from serving.gateway.telemetry import Telemetry
 from serving.gateway.user import describe
+from serving.gateway.wire import decoding, encoding
+from serving.gateway.wire.boundary import status_of
+from serving.gateway.wire.stream import Lane, answer_in_order
 
 if TYPE_CHECKING:  # generic only in its stubs
     Context = grpc.aio.ServicerContext[Any, Any]

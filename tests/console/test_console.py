@@ -14,9 +14,9 @@ from playwright.async_api import Page, expect
 from feature_repo.decisions.records import POLICIES
 from longtail.activation.v1 import activation_pb2 as pb
 from serving.gateway.access.caller import Scope
+from serving.gateway.decisions.explaining import DecisionArchive
 from serving.gateway.errors import Cause, FeaturesError
-from serving.gateway.explaining import DecisionArchive
-from serving.gateway.policy_book import PolicyBook
+from serving.gateway.policy.book import PolicyBook
 from tests.console.conftest import Serve
 from tests.gateway.conftest import Start
 from tests.gateway.fakes import World

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from serving.gateway.telemetry import Telemetry
+from serving.gateway.observing.telemetry import Telemetry
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 DASHBOARD = json.loads((DEPLOY / "grafana/dashboards/longtail.json").read_text())

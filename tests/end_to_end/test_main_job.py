@@ -22,8 +22,8 @@ import pytest
 from feature_repo.contract import MODEL_USER_FEATURES
 from longtail.activation.v1 import activation_pb2, activation_pb2_grpc, feedback_pb2, feedback_pb2_grpc
 from serving.gateway.domain import ItemId, ModelUser
-from serving.gateway.model_contract import Contracts
-from serving.gateway.tfserving_scorer import TensorFlowServing
+from serving.gateway.scoring.model_contract import Contracts
+from serving.gateway.scoring.tfserving_scorer import TensorFlowServing
 from tests.end_to_end.world import write_log
 from tests.redis_server import redis_server
 

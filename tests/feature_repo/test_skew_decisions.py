@@ -24,9 +24,9 @@ from feature_repo.layout import StateDir
 from feature_repo.log.event_log import EventLog
 from feature_repo.settings import FeatureSettings
 from feature_repo.tabular import DataError
-from serving.gateway.decision_record import encode
+from serving.gateway.decisions.record import encode
 from serving.gateway.domain import Query, Ranking, UserId
-from serving.gateway.feast_features import FeastFeatures
+from serving.gateway.features.feast_features import FeastFeatures
 from serving.gateway.user import describe, feature_groups, model_user
 from tests.feature_repo.conftest import Installation
 from tests.feature_repo.test_features import drain

@@ -15,14 +15,14 @@ from feature_repo.decisions.campaigns import Campaigns
 from longtail.activation.v1 import activation_pb2_grpc, feedback_pb2_grpc
 from serving.gateway.access.gate import Gate
 from serving.gateway.app import Gateway, build
-from serving.gateway.audience import ParquetAudience
-from serving.gateway.explaining import Explain, nothing_kept
-from serving.gateway.feedback import Feedback
-from serving.gateway.hiding import Hide, nothing_hidden
-from serving.gateway.policy_book import PolicyBook
+from serving.gateway.campaigns.audience import ParquetAudience
+from serving.gateway.decisions.explaining import Explain, nothing_kept
+from serving.gateway.feedback.recording import Feedback
+from serving.gateway.observing.telemetry import Telemetry
+from serving.gateway.policy.book import PolicyBook
 from serving.gateway.privacy import Erase
 from serving.gateway.settings import GatewaySettings
-from serving.gateway.telemetry import Telemetry
+from serving.gateway.wire.hiding import Hide, nothing_hidden
 from tests.gateway.fakes import NOW_S, World
 
 

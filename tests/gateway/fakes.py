@@ -10,7 +10,7 @@ import numpy as np
 
 from feature_repo.events import Event
 from feature_repo.settings import LifecycleSettings
-from serving.gateway.decision_id import new_decision_id
+from serving.gateway.decisions.decision_id import new_decision_id
 from serving.gateway.domain import (
     Candidates,
     ItemId,
@@ -26,9 +26,9 @@ from serving.gateway.domain import (
     UserId,
 )
 from serving.gateway.errors import Cause, DecisionLogError, DependencyError, FeaturesError, ModelError
-from serving.gateway.item_table import ItemTable
+from serving.gateway.features.item_table import ItemTable
+from serving.gateway.features.row_memory import RowMemory
 from serving.gateway.ports import Ports
-from serving.gateway.row_memory import RowMemory
 
 DAY_S = 86_400.0
 NOW_S = 1_790_000_000.0  # in September 2026

@@ -11,9 +11,9 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from google.rpc import code_pb2, error_details_pb2
 
 from longtail.activation.v1 import activation_pb2 as pb
-from serving.gateway.coalescing import Coalescer
 from serving.gateway.errors import Cause, ModelError
-from serving.gateway.stream import Lane, answer_in_order
+from serving.gateway.load.coalescing import Coalescer
+from serving.gateway.wire.stream import Lane, answer_in_order
 from tests.gateway.conftest import Running, Start, until
 from tests.gateway.fakes import NOW_S, World
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from serving.gateway.coalescing import Coalescer
+from serving.gateway.load.coalescing import Coalescer
 
 LONG_S = 60.0
 

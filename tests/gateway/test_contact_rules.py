@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from feature_repo.lifecycle import Lifecycle
 from longtail.activation.v1 import activation_pb2 as pb
-from serving.gateway.contact_rules import Contacts, refusal, with_chosen
 from serving.gateway.domain import Row
-from serving.gateway.policy_book import parse
-from serving.gateway.policy_document import Policy
+from serving.gateway.policy.book import parse
+from serving.gateway.policy.contact_rules import Contacts, refusal, with_chosen
+from serving.gateway.policy.document import Policy
 from tests.gateway.conftest import Start
 from tests.gateway.fakes import NOW_S, World
 

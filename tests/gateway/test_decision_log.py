@@ -15,11 +15,11 @@ import pytest
 from feature_repo.decisions.lines import parse
 from feature_repo.lifecycle import Lifecycle
 from longtail.activation.v1 import activation_pb2 as pb
-from serving.gateway.decision_log import JsonlDecisionLog
+from serving.gateway.decisions.decision_log import JsonlDecisionLog
 from serving.gateway.domain import Experiment, ItemId, Query, RankedItem, Ranking, Source, User, UserId
 from serving.gateway.errors import Cause, DecisionLogError
+from serving.gateway.observing.telemetry import Telemetry
 from serving.gateway.settings import Sync
-from serving.gateway.telemetry import Telemetry
 from tests.gateway.conftest import Start, until
 from tests.gateway.fakes import NOW_S, World, scored
 
@@ -38,9 +38,9 @@ if __name__ == "__main__":
 CRASHES = """
 import asyncio, os, pathlib, sys, time
 
-from serving.gateway.decision_log import JsonlDecisionLog
+from serving.gateway.decisions.decision_log import JsonlDecisionLog
 from serving.gateway.settings import Sync
-from serving.gateway.telemetry import Telemetry
+from serving.gateway.observing.telemetry import Telemetry
 from tests.gateway.test_decision_log import QUERY, ranking
 
 directory = pathlib.Path(sys.argv[1])

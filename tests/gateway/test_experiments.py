@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from longtail.activation.v1 import activation_pb2 as pb
 from serving.gateway.domain import UserId
-from serving.gateway.experiments import assign
-from serving.gateway.policy_book import PolicyBook, parse
-from serving.gateway.policy_document import Policy
+from serving.gateway.policy.book import PolicyBook, parse
+from serving.gateway.policy.document import Policy
+from serving.gateway.policy.experiments import assign
 from tests.gateway.conftest import Start
 from tests.gateway.fakes import World
 

@@ -10,11 +10,11 @@ import pytest
 from feature_repo.decisions.records import POLICIES
 from feature_repo.decisions.segments import close_segments, erase_user
 from longtail.activation.v1 import activation_pb2 as pb
-from serving.gateway.decision_log import JsonlDecisionLog
-from serving.gateway.explaining import DecisionArchive
-from serving.gateway.policy_book import PolicyBook
+from serving.gateway.decisions.decision_log import JsonlDecisionLog
+from serving.gateway.decisions.explaining import DecisionArchive
+from serving.gateway.observing.telemetry import Telemetry
+from serving.gateway.policy.book import PolicyBook
 from serving.gateway.settings import Sync
-from serving.gateway.telemetry import Telemetry
 from tests.gateway.conftest import Running, Start
 from tests.gateway.fakes import World
 from tests.gateway.test_replay import open_log, opened_in

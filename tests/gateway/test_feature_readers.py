@@ -24,7 +24,7 @@ from feature_repo.online import store
 from feature_repo.settings import FeatureSettings
 from serving.gateway.domain import Row, UserId
 from serving.gateway.errors import Cause, FeaturesError
-from serving.gateway.feast_features import FeastFeatures
+from serving.gateway.features.feast_features import FeastFeatures
 from serving.gateway.ports import FeatureReader
 from tests.gateway.fakes import NOW_S, MemoryFeatures
 from tests.redis_server import redis_process

@@ -14,13 +14,13 @@ from feature_repo.log.event_log import EventLog
 from feature_repo.online import store
 from feature_repo.settings import FeatureSettings
 from feature_repo.stream.updates import open_worker
-from serving.gateway.background import Chore
 from serving.gateway.domain import Row, UserId
-from serving.gateway.feast_features import FeastFeatures
-from serving.gateway.feedback import Fate, Feedback
-from serving.gateway.following import Following
-from serving.gateway.row_memory import RowMemory
-from serving.gateway.telemetry import Telemetry
+from serving.gateway.features.feast_features import FeastFeatures
+from serving.gateway.features.row_memory import RowMemory
+from serving.gateway.feedback.following import Following
+from serving.gateway.feedback.recording import Fate, Feedback
+from serving.gateway.observing.telemetry import Telemetry
+from serving.gateway.running.background import Chore
 from tests.gateway.conftest import until
 
 

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from longtail.activation.v1 import activation_pb2 as pb
 from longtail.activation.v1 import feedback_pb2 as fb
 from serving.gateway.app import build
-from serving.gateway.feedback import Feedback
-from serving.gateway.policy_book import PolicyBook
+from serving.gateway.feedback.recording import Feedback
+from serving.gateway.observing.telemetry import Telemetry
+from serving.gateway.policy.book import PolicyBook
 from serving.gateway.settings import GatewaySettings
-from serving.gateway.telemetry import Telemetry
 from tests.gateway.fakes import NOW_S, World
 
 FINE = {

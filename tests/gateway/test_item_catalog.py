@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from feature_repo.layout import StateDir
 from feature_repo.settings import FeatureSettings
 from serving.gateway.domain import ItemId, Source
-from serving.gateway.item_catalog import ParquetItemCatalog, source_path
-from serving.gateway.item_table import ItemTable
-from serving.gateway.telemetry import Telemetry
+from serving.gateway.features.item_catalog import ParquetItemCatalog, source_path
+from serving.gateway.features.item_table import ItemTable
+from serving.gateway.observing.telemetry import Telemetry
 from tests.gateway.fakes import item_table
 
 

@@ -17,9 +17,9 @@ import pytest
 from longtail.activation.v1 import activation_pb2 as pb
 from longtail.activation.v1 import feedback_pb2
 from serving.gateway.errors import Cause, FeaturesError
-from serving.gateway.logs import JsonFormatter, TextFormatter
-from serving.gateway.telemetry import Telemetry
-from serving.gateway.trail import SlowRequests, Trail
+from serving.gateway.observing.logs import JsonFormatter, TextFormatter
+from serving.gateway.observing.telemetry import Telemetry
+from serving.gateway.observing.trail import SlowRequests, Trail
 from tests.gateway.conftest import Start, until
 from tests.gateway.fakes import World
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from serving.gateway.model_contract import Contract, ContractError, Contracts, differences, read_contract
+from serving.gateway.scoring.model_contract import Contract, ContractError, Contracts, differences, read_contract
 from tests.gateway.tiny_model_server import contract
 
 

@@ -10,8 +10,8 @@ import pytest
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from serving.gateway.errors import OverloadedError
-from serving.gateway.limit import Limit
-from serving.gateway.permits import Permits
+from serving.gateway.load.limit import Limit
+from serving.gateway.load.permits import Permits
 
 
 def permits(limit: int, *, queue: int, low: int | None = None, queue_s: float = 10.0) -> Permits:

@@ -9,8 +9,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving.gateway.exploration import Exploration, choice_probabilities
-from serving.gateway.policy import Slate, Weighting, arrange, terms_of, value_of
+from serving.gateway.policy.exploration import Exploration, choice_probabilities
+from serving.gateway.policy.order import Slate, Weighting, arrange, terms_of, value_of
 from tests.gateway.fakes import scored
 
 PLAIN = Weighting(relevance=1.0, novelty=0.0, relevance_floor=0.0)

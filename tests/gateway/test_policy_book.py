@@ -11,8 +11,8 @@ from feature_repo.errors import LongtailError
 from feature_repo.lifecycle import Lifecycle
 from longtail.activation.v1 import activation_pb2 as pb
 from serving.gateway.domain import Objective
-from serving.gateway.policy_book import SHIPPED, PolicyBook, from_archive, parse
-from serving.gateway.policy_document import Policy, version_of
+from serving.gateway.policy.book import SHIPPED, PolicyBook, from_archive, parse
+from serving.gateway.policy.document import Policy, version_of
 from tests.gateway.conftest import Start
 from tests.gateway.fakes import World
 

@@ -11,9 +11,9 @@ from typer.testing import CliRunner
 from cli.main import app
 from feature_repo.errors import LongtailError
 from longtail.activation.v1 import activation_pb2 as pb
-from serving.gateway.policy_book import SHIPPED
-from serving.gateway.policy_diff import Change, changes
-from serving.gateway.policy_document import Policy
+from serving.gateway.policy.book import SHIPPED
+from serving.gateway.policy.difference import Change, changes
+from serving.gateway.policy.document import Policy
 from tests.gateway.conftest import Start
 from tests.gateway.fakes import World
 from tests.gateway.test_experiments import TWO_LAYERS

@@ -14,12 +14,12 @@ from typer.testing import CliRunner
 from cli.main import app
 from feature_repo.decisions.ranked_candidates import COLUMNS
 from feature_repo.lifecycle import Lifecycle
-from serving.gateway import policy_tuning
 from serving.gateway.domain import Objective
-from serving.gateway.policy import Weighting, arrange
-from serving.gateway.policy_book import parse
-from serving.gateway.policy_document import Policy
-from serving.gateway.policy_tuning import Novelty
+from serving.gateway.policy import tuning
+from serving.gateway.policy.book import parse
+from serving.gateway.policy.document import Policy
+from serving.gateway.policy.order import Weighting, arrange
+from serving.gateway.policy.tuning import Novelty
 from tests.gateway.fakes import scored as scored_as
 
 USERS = 240
@@ -41,12 +41,12 @@ def table(*, novelty_costs: bool, seed: int = 0, state: str = "dormant") -> pa.T
 
 
 def tuned(made: pa.Table) -> dict[str, Novelty]:
-    lists, chooses = policy_tuning.read(made)
-    return policy_tuning.tune(lists.of(chooses), Policy(), {"activate": 0.05, "retain": 0.01})
+    lists, chooses = tuning.read(made)
+    return tuning.tune(lists.of(chooses), Policy(), {"activate": 0.05, "retain": 0.01})
 
 
 def test_novelty_that_costs_nothing_is_taken() -> None:
-    assert tuned(table(novelty_costs=False))["activate"] == Novelty(max(policy_tuning.WEIGHTS), 1.0)
+    assert tuned(table(novelty_costs=False))["activate"] == Novelty(max(tuning.WEIGHTS), 1.0)
 
 
 def test_novelty_that_costs_the_ranking_is_not() -> None:
@@ -65,11 +65,11 @@ def test_where_only_the_first_places_matter_novelty_goes_into_the_others() -> No
 
 
 def test_without_users_of_its_states_an_objective_stays() -> None:
-    assert tuned(table(novelty_costs=False))["retain"] == policy_tuning.of_objective(Policy(), "retain")
+    assert tuned(table(novelty_costs=False))["retain"] == tuning.of_objective(Policy(), "retain")
 
 
 def test_one_half_chooses_and_the_other_judges() -> None:
-    lists, chooses = policy_tuning.read(table(novelty_costs=False))
+    lists, chooses = tuning.read(table(novelty_costs=False))
     assert USERS / 3 < chooses.sum() < 2 * USERS / 3
     mine, theirs = lists.of(chooses), lists.of(~chooses)
     assert len(mine.states) + len(theirs.states) == USERS
@@ -79,9 +79,9 @@ def test_one_half_chooses_and_the_other_judges() -> None:
 
 @pytest.mark.parametrize("share", [0.1, 0.3, 0.55, 1.0])
 def test_the_list_is_the_gateways(share: float) -> None:
-    lists, _ = policy_tuning.read(table(novelty_costs=True))
+    lists, _ = tuning.read(table(novelty_costs=True))
     one = lists.of(np.arange(USERS) == 5)
-    shown = policy_tuning.show(one, Novelty(0.7, share))
+    shown = tuning.show(one, Novelty(0.7, share))
     slate = arrange(
         scored_as(one.score.tolist(), novelty=one.novelty.tolist()),
         weighting=Weighting(relevance=1.0, novelty=0.7 * 0.9, relevance_floor=0.0, novelty_share=share),
@@ -93,15 +93,15 @@ def test_the_list_is_the_gateways(share: float) -> None:
 
 def test_users_without_a_hit_and_short_lists_count() -> None:
     made = table(novelty_costs=True).slice(0, 6)  # six candidates of one user
-    lists, _ = policy_tuning.read(made)
-    shown = policy_tuning.show(lists, Novelty(0.1, 0.5))
+    lists, _ = tuning.read(made)
+    shown = tuning.show(lists, Novelty(0.1, 0.5))
     assert len(shown.item) == 6
     assert 0 <= shown.ndcg[0] <= 1
 
 
 def test_the_tuned_sections_are_a_policy() -> None:
-    changed = policy_tuning.with_novelty(Policy(), {"activate": Novelty(0.8, 0.4), "retain": Novelty(0.15, 1.0)})
-    read = parse(policy_tuning.sections(changed), where="tuned")
+    changed = tuning.with_novelty(Policy(), {"activate": Novelty(0.8, 0.4), "retain": Novelty(0.15, 1.0)})
+    read = parse(tuning.sections(changed), where="tuned")
     assert read.objectives == changed.objectives
     assert read.objective(Objective.AUTO, Lifecycle.DORMANT).novelty_share == 0.4
 

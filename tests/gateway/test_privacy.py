@@ -13,7 +13,7 @@ from longtail.activation.v1 import feedback_pb2, privacy_pb2_grpc
 from longtail.activation.v1 import privacy_pb2 as pb
 from longtail.activation.v1.activation_pb2 import FeatureStatus, RankItemsRequest
 from serving.gateway.errors import Cause, FeaturesError
-from serving.gateway.hiding import hiding
+from serving.gateway.wire.hiding import hiding
 from tests.gateway.conftest import Running, Start
 from tests.gateway.fakes import World
 

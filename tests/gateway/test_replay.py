@@ -16,17 +16,17 @@ from feature_repo.decisions.segments import close_segments, erase_user
 from feature_repo.errors import LongtailError
 from feature_repo.lifecycle import Lifecycle
 from longtail.activation.v1 import activation_pb2 as pb
-from serving.gateway.decision_log import JsonlDecisionLog
-from serving.gateway.decision_record import encode
+from serving.gateway.decisions.decision_log import JsonlDecisionLog
+from serving.gateway.decisions.record import encode
+from serving.gateway.decisions.replay import explained, replay
 from serving.gateway.domain import Objective, Query, Ranking, User, UserId
-from serving.gateway.experiments import assign
-from serving.gateway.policy_book import parse
-from serving.gateway.policy_document import Policy
-from serving.gateway.policy_tuning import Novelty, with_novelty
-from serving.gateway.replay import explained, replay
+from serving.gateway.observing.telemetry import Telemetry
+from serving.gateway.policy.book import parse
+from serving.gateway.policy.document import Policy
+from serving.gateway.policy.experiments import assign
+from serving.gateway.policy.slate import fill, seed_of, unit_of
+from serving.gateway.policy.tuning import Novelty, with_novelty
 from serving.gateway.settings import Sync
-from serving.gateway.slate import fill, seed_of, unit_of
-from serving.gateway.telemetry import Telemetry
 from tests.gateway.conftest import Start
 from tests.gateway.fakes import NOW_S, World, scored
 from tests.gateway.test_experiments import TWO_LAYERS

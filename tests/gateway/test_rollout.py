@@ -14,10 +14,10 @@ from pydantic import ValidationError
 from feature_repo.layout import StateDir
 from longtail.activation.v1 import activation_pb2 as pb
 from serving.gateway.domain import UserId
-from serving.gateway.rollout import falls_within
-from serving.gateway.scorers import Scorers
+from serving.gateway.observing.telemetry import Telemetry
+from serving.gateway.scoring.rollout import falls_within
+from serving.gateway.scoring.scorers import Scorers
 from serving.gateway.settings import GatewaySettings, RolloutSettings
-from serving.gateway.telemetry import Telemetry
 from tests.gateway.conftest import Running, Start, until
 from tests.gateway.fakes import World
 from tests.gateway.test_tfserving_scorer import publish

@@ -19,10 +19,10 @@ from feature_repo.layout import StateDir
 from feature_repo.privacy.erasers import known_holders
 from feature_repo.settings import FeatureSettings
 from longtail.activation.v1 import activation_pb2 as pb
-from serving.gateway.audience import ParquetAudience
+from serving.gateway.campaigns.audience import ParquetAudience
 from serving.gateway.domain import Row
 from serving.gateway.errors import Cause, FeaturesError
-from serving.gateway.policy_book import PolicyBook
+from serving.gateway.policy.book import PolicyBook
 from tests.gateway.conftest import Running, Start
 from tests.gateway.fakes import DAY_S, NOW_S, World, activity_row
 

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from feature_repo.errors import LongtailError
 from longtail.activation.v1 import activation_pb2 as pb
 from serving.gateway.app import SERVICES
-from serving.gateway.background import Chore
+from serving.gateway.running.background import Chore
 from serving.gateway.settings import GatewaySettings
 from tests.gateway.conftest import Running, Start, until
 from tests.gateway.fakes import World

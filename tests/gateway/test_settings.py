@@ -14,7 +14,7 @@ from serving.gateway.settings import GatewaySettings, StageShares
 COMMAND = Path(cli.__file__).with_name("gateway.py")
 SOURCES = [
     COMMAND,
-    *(path for path in Path(serving.gateway.__file__).parent.glob("*.py") if path.name != "settings.py"),
+    *(path for path in Path(serving.gateway.__file__).parent.rglob("*.py") if path.name != "settings.py"),
 ]
 
 

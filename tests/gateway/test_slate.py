@@ -7,8 +7,8 @@ import pytest
 
 from feature_repo.lifecycle import Lifecycle
 from serving.gateway.domain import Behavior, Drop, Experiment, ItemId, Objective, Query, User, UserId
-from serving.gateway.policy_document import Policy, StateSection
-from serving.gateway.slate import fill, seed_of, unit_of, weigh
+from serving.gateway.policy.document import Policy, StateSection
+from serving.gateway.policy.slate import fill, seed_of, unit_of, weigh
 from tests.gateway.fakes import DAY_S, NOW_S, scored
 
 SCORED = scored(np.linspace(0.9, 0.1, 60).tolist())

@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 
 from longtail.activation.v1 import activation_pb2 as pb
-from serving.gateway import tensors
 from serving.gateway.domain import ItemId, ModelUser
 from serving.gateway.errors import Cause, ModelError
-from serving.gateway.model_contract import Contracts
-from serving.gateway.tfserving_scorer import TensorFlowServing
+from serving.gateway.scoring import tensors
+from serving.gateway.scoring.model_contract import Contracts
+from serving.gateway.scoring.tfserving_scorer import TensorFlowServing
 from tests.gateway.conftest import Start
 from tests.gateway.fakes import World
 from tests.gateway.test_failure_policy import causes

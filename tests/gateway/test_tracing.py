@@ -16,7 +16,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import SpanKind, StatusCode
 
 from longtail.activation.v1 import activation_pb2 as pb
-from serving.gateway import tracing
+from serving.gateway.observing import tracing
 from tests.gateway.conftest import Start, until
 from tests.gateway.fakes import World
 from tests.gateway.test_tfserving_scorer import Bench

@@ -17,7 +17,7 @@ import grpc
 
 from feature_repo.contract import MODEL_USER_FEATURES
 from longtail.tfserving import message_class
-from serving.gateway import tensors
+from serving.gateway.scoring import tensors
 
 HISTORY, EMBEDDING = 50, 4
 SERVICE = "tensorflow.serving.PredictionService"

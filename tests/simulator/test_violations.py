@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from feature_repo.lifecycle import Lifecycle
-from serving.gateway.policy_document import Policy
+from serving.gateway.policy.document import Policy
 from simulator.violations import DAY_S, Sent, violations
 
 

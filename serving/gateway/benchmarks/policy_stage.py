@@ -20,9 +20,9 @@ import numpy as np
 
 from feature_repo.lifecycle import Lifecycle
 from serving.gateway.domain import Candidates, ItemId, ModelVersion, Query, RankedItem, Scored, Source, User, UserId
-from serving.gateway.policy_book import PolicyBook
-from serving.gateway.policy_document import Policy
-from serving.gateway.slate import fill
+from serving.gateway.policy.book import PolicyBook
+from serving.gateway.policy.document import Policy
+from serving.gateway.policy.slate import fill
 
 CALLS: Final = 400
 CATEGORIES: Final = 20

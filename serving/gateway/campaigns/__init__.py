@@ -1,0 +1,1 @@
+"""SelectUsers: whom to contact at all, under a budget."""

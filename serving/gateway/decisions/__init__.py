@@ -1,0 +1,1 @@
+"""Each answer on record: written, found again, computed again."""

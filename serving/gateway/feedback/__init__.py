@@ -1,0 +1,1 @@
+"""Recorded events: durable first, then into the online store."""

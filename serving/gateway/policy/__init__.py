@@ -1,0 +1,1 @@
+"""What the policy says, and the order that follows from it: pure."""

@@ -1,0 +1,129 @@
+"""The policy as data: `policy.toml`, validated, versioned by its content, reloadable while serving."""
+
+from __future__ import annotations
+
+import logging
+import os
+import tomllib
+from pathlib import Path
+from typing import Final
+
+from pydantic import ValidationError
+
+from feature_repo.errors import LongtailError
+from serving.gateway.policy.document import Policy, version_of
+from serving.gateway.policy.experiments import changed_experiments, variant
+
+SHIPPED: Final = Path(__file__).with_name("policy.toml")
+
+_log = logging.getLogger(__name__)
+
+
+def parse(text: str, *, where: str) -> Policy:
+    """Raises LongtailError that names every key that is unknown or out of its range, in each arm too."""
+    try:
+        policy = Policy.model_validate(tomllib.loads(text))
+    except tomllib.TOMLDecodeError as error:
+        raise LongtailError(f"{where} is not valid TOML: {error}") from error
+    except ValidationError as error:
+        raise LongtailError(f"{where}: {_problems(error)}; {SHIPPED.name} in the package shows every key") from error
+    for layer in policy.layers:
+        for experiment in layer.experiments:
+            for arm in experiment.arms:
+                try:
+                    variant(policy, [arm])
+                except ValidationError as error:
+                    at = f"{where}: layers.{layer.name}, experiment {experiment.name}, arm {arm.name}"
+                    raise LongtailError(f"{at}: {_problems(error)}") from error
+    return policy
+
+
+def _problems(error: ValidationError) -> str:
+    return "; ".join(
+        f"{'.'.join(str(part) for part in problem['loc']) or 'the policy'}"
+        + (
+            f": {problem['msg'].removeprefix('Value error, ')}"
+            if problem["type"] == "value_error"
+            else f" = {problem.get('input')!r}: "
+            + ("unknown key" if problem["type"] == "extra_forbidden" else problem["msg"])
+        )
+        for problem in error.errors()
+    )
+
+
+def from_archive(archive: Path, version: str) -> Policy:
+    """The policy of that version as it decided. Raises LongtailError when it was not kept.
+
+    The hash is of the text: an older longtail's has fewer keys, and what it leaves out has the meaning of then.
+    """
+    path = archive / f"{version.rpartition('@')[2]}.json"
+    try:
+        text = path.read_text(encoding="utf-8")
+        policy = Policy.model_validate_json(text)
+    except (OSError, UnicodeDecodeError, ValidationError) as error:
+        raise LongtailError(f"the policy {version} is not kept as {path}: {error}") from error
+    if (found := version_of(policy.name, text)) != version:
+        raise LongtailError(f"{path} is the policy {found}, not {version}: it was changed after it decided")
+    return policy
+
+
+class PolicyBook:
+    """The policy in force. `reload` keeps the last good one and logs what was wrong with the new.
+
+    Each is kept in `archive` before it decides, so that its decisions can be replayed.
+    """
+
+    def __init__(self, path: Path | None = None, *, archive: Path | None = None) -> None:
+        self._path = path or SHIPPED
+        self._archive = archive
+        self._seen = _stamp(self._path)
+        self.policy = parse(_read(self._path), where=str(self._path))
+        self._keep()
+
+    def reload(self) -> bool:
+        """True when another policy is in force now."""
+        self._seen = _stamp(self._path)
+        try:
+            policy = parse(_read(self._path), where=str(self._path))
+        except LongtailError as error:
+            _log.error("policy not reloaded, %s stays in force: %s", self.policy.version, error)
+            return False
+        changed = policy != self.policy
+        if changed:
+            _log.info("policy %s replaces %s", policy.version, self.policy.version)
+            for name in changed_experiments(self.policy, policy):
+                _log.warning("experiment %s changed while running: its users before and after do not compare", name)
+            self.policy = policy
+            self._keep()
+        return changed
+
+    def _keep(self) -> None:
+        if self._archive is None:
+            return
+        path = self._archive / f"{self.policy.version.rpartition('@')[2]}.json"
+        try:
+            if not path.exists():
+                self._archive.mkdir(parents=True, exist_ok=True)
+                draft = path.with_suffix(f".{os.getpid()}.draft")
+                draft.write_text(self.policy.model_dump_json(), encoding="utf-8")
+                draft.rename(path)
+        except OSError as error:
+            _log.error("policy %s decides and is not kept: %s", self.policy.version, error)
+
+    def reload_if_touched(self) -> bool:
+        return _stamp(self._path) != self._seen and self.reload()
+
+
+def _stamp(path: Path) -> tuple[int, int] | None:
+    try:
+        stat = path.stat()
+    except OSError:
+        return None
+    return stat.st_mtime_ns, stat.st_size
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise LongtailError(f"the policy {path} cannot be read: {error}; set gateway.policy_path to a file") from error

@@ -1,0 +1,1 @@
+"""The process, its workers and what goes on beside the requests."""

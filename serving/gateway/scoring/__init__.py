@@ -1,0 +1,1 @@
+"""The model behind TensorFlow Serving: inputs, calls, which version answers whom. No TensorFlow."""
