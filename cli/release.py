@@ -16,7 +16,7 @@ from feature_repo.errors import LongtailError
 
 if TYPE_CHECKING:
     from cli.settings import Settings
-    from training.retraining import News
+    from training.release.retraining import News
 
 TRAIN = ("train",)
 STEPS = (
@@ -93,7 +93,7 @@ def retrain(
     Example: `longtail retrain --min-events 5000 --every-hours 24 --label canary`
     """
     settings: Settings = context.obj
-    from training.retraining import alone
+    from training.release.retraining import alone
 
     if label and settings.training.model_config_file is None:
         raise LongtailError("--label needs training.model_config_file, the model server's --model_config_file")
@@ -121,14 +121,14 @@ def _retrain_if_due(settings: Settings, *, min_events: int, label: str, warm: bo
         if distil and step == TRAIN:
             _run(settings, (*TRAIN, "--distil"))
     if label:
-        from training import publish as publishing
+        from training.release import publish as publishing
 
         _label(settings, label, publishing.check_export(publishing.latest_export(settings.state.exports)), wait_s=120)
 
 
 def _news(settings: Settings) -> News:
-    from training import publish as publishing
-    from training.retraining import news_since
+    from training.release import publish as publishing
+    from training.release.retraining import news_since
 
     config = model_config(settings)
     stable = None if config is None else config.labels().get("stable")
@@ -146,7 +146,7 @@ def _run(settings: Settings, step: tuple[str, ...]) -> None:
 def _label(settings: Settings, name: str, version: int, *, wait_s: float | None) -> None:
     """A server refuses a file whose label names what is not loaded: so the version comes first, then its label."""
     from serving.model_status import await_version
-    from training.model_config import STABLE
+    from training.release.model_config import STABLE
 
     config = model_config(settings)
     assert config is not None

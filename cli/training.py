@@ -18,12 +18,12 @@ import typer
 from cli.settings import Settings
 
 if TYPE_CHECKING:
-    from training.gate import Verdict
-    from training.model_config import ModelConfig
-    from training.progress import Progress
-    from training.runs import Run
+    from training.fitting.progress import Progress
+    from training.fitting.runs import Run
+    from training.release.gate import Verdict
+    from training.release.model_config import ModelConfig
+    from training.reports.version_comparison import Comparison
     from training.settings import TrainingSettings
-    from training.version_comparison import Comparison
 
 
 CANDIDATES = 200  # of each user in --candidates
@@ -95,7 +95,8 @@ def train(
     chosen = chosen if impressions is None else chosen.model_copy(update={"impressions": impressions})
     quiet()
     from feature_repo.log.catalogue import catalogue_file
-    from training import runs, workflow
+    from training import workflow
+    from training.fitting import runs
 
     run = runs.start(settings.state.events, settings.features, chosen, catalogue=catalogue_file(settings.state))
     if run.refused is not None:
@@ -164,8 +165,10 @@ def evaluate(
     chosen = chosen if compress is None else chosen.model_copy(update={"compression": compress.value})
     quiet()
     from feature_repo.log.catalogue import catalogue_file
-    from training import publish as publishing
-    from training import reporting, runs, workflow
+    from training import workflow
+    from training.fitting import runs
+    from training.release import publish as publishing
+    from training.reports import reporting
 
     run = runs.start(settings.state.events, settings.features, chosen, catalogue=catalogue_file(settings.state))
     if compare is not None:
@@ -200,7 +203,8 @@ def evaluate(
 
 
 def _write_candidates(settings: Settings, run: Run, file: Path) -> None:
-    from training import artifact, examination, workflow
+    from training import artifact, workflow
+    from training.reports import examination
 
     model = artifact.load(settings.state.training / workflow.MODEL_FOLDER)
     frame = examination.candidates(run, model, k=CANDIDATES)
@@ -210,7 +214,7 @@ def _write_candidates(settings: Settings, run: Run, file: Path) -> None:
 
 
 def _compare(settings: Settings, run: Run, named: tuple[str, str]) -> None:
-    from training.version_comparison import compare, find
+    from training.reports.version_comparison import compare, find
 
     folders = settings.state.models, settings.state.exports
     first, second = (find(name, folders, user_weights=user_weights_file(settings)) for name in named)
@@ -225,7 +229,8 @@ def _compare(settings: Settings, run: Run, named: tuple[str, str]) -> None:
 def _compare_compressions(settings: Settings, run: Run) -> None:
     from tempfile import TemporaryDirectory
 
-    from training import artifact, compression_report
+    from training import artifact
+    from training.reports import compression_report
 
     model = artifact.load(settings.state.training / "model")
     with TemporaryDirectory(prefix="longtail-compressions-") as scratch:
@@ -246,8 +251,9 @@ def export(context: typer.Context, *, compress: CompressOption = None) -> None:
     settings: Settings = context.obj
     compression = settings.training.compression if compress is None else compress.value
     quiet()
-    from training import artifact, reporting
-    from training.export import export as export_model
+    from training import artifact
+    from training.export.saved_model import export as export_model
+    from training.reports import reporting
 
     model = artifact.load(settings.state.training / "model")
     directory = export_model(
@@ -281,8 +287,9 @@ def publish(
     """
     settings: Settings = context.obj
     quiet()
-    from training import gate, release, reporting
-    from training import publish as publishing
+    from training.release import dossier, gate
+    from training.release import publish as publishing
+    from training.reports import reporting
 
     exported = publishing.latest_export(settings.state.exports)
     version = publishing.check_export(exported)
@@ -298,7 +305,7 @@ def publish(
         compression=publishing.compression_of(exported),
     )
     _show_verdict(verdict)
-    papers = release.papers(exported, report, verdict, override=override, now=datetime.now(UTC))
+    papers = dossier.papers(exported, report, verdict, override=override, now=datetime.now(UTC))
     directory = publishing.publish(exported, settings.state.models, papers=papers)
     typer.echo(f"{directory}: published")
     if stable is not None:
@@ -310,7 +317,7 @@ def publish(
 def write_user_weights(settings: Settings, version: int) -> None:
     """Of the trained model, when it is this version; the view keeps those of one version."""
     from training import artifact
-    from training import publish as publishing
+    from training.release import publish as publishing
 
     model = artifact.load_user_weights(settings.state.training / "model")
     if model.version != version:
@@ -325,7 +332,7 @@ def write_user_weights(settings: Settings, version: int) -> None:
 
 def model_config(settings: Settings) -> ModelConfig | None:
     """The model server's file of versions and labels, where one is set."""
-    from training.model_config import ModelConfig
+    from training.release.model_config import ModelConfig
 
     path = settings.training.model_config_file
     if path is None:
@@ -335,7 +342,7 @@ def model_config(settings: Settings) -> ModelConfig | None:
 
 def stable_version(settings: Settings) -> int | None:
     """The version labelled stable; None where labels are not used."""
-    from training.model_config import STABLE
+    from training.release.model_config import STABLE
 
     config = model_config(settings)
     return None if config is None else config.labels().get(STABLE)
@@ -350,7 +357,7 @@ def user_weights_file(settings: Settings) -> Path:
 
 def chosen_settings(context: typer.Context, config: Path | None) -> tuple[Settings, TrainingSettings]:
     """All settings, and those of training with the file put over them."""
-    from training.config_file import with_file
+    from training.fitting.config_file import with_file
 
     settings: Settings = context.obj
     return settings, settings.training if config is None else with_file(settings.training, config)
@@ -378,7 +385,7 @@ def quiet() -> None:
 def shown_progress(settings: TrainingSettings, run: str) -> Iterator[Progress]:
     """A context in which a run shows what it does, here and to the trackers that the settings name."""
     from cli.training_progress import shown
-    from training.tracking import tracked, trackers_of
+    from training.fitting.tracking import tracked, trackers_of
 
     def on_trouble(what: str) -> None:
         typer.echo(f"note: {what}; training goes on", err=True)

@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from training.progress import Epoch
-from training.progress import Progress as TrainingProgress
+from training.fitting.progress import Epoch
+from training.fitting.progress import Progress as TrainingProgress
 
 
 @contextmanager

@@ -14,8 +14,8 @@ import typer
 from cli.training import ConfigOption, chosen_settings, quiet, shown_progress
 
 if TYPE_CHECKING:
-    from training.progress import Progress
-    from training.tuning import Found, Trial
+    from training.fitting.progress import Progress
+    from training.fitting.tuning import Found, Trial
 
 
 class PrunerOption(StrEnum):
@@ -61,8 +61,9 @@ def tune(
     settings, chosen = chosen_settings(context, config)
     quiet()
     from feature_repo.log.catalogue import catalogue_file
-    from training import config_file, runs, tuning, workflow
-    from training.tuning_space import default_space, read_space
+    from training import workflow
+    from training.fitting import config_file, runs, tuning
+    from training.fitting.tuning_space import default_space, read_space
 
     run = runs.start(settings.state.events, settings.features, chosen, catalogue=catalogue_file(settings.state))
     folder, file = settings.state.training / "tuning", out or settings.state.training / "tuned.toml"

@@ -14,12 +14,12 @@ import pyarrow.parquet as pq
 
 from feature_repo.contract import MODEL_USER_FEATURES
 from feature_repo.errors import LongtailError
-from training import blend_file
-from training.blend import Blend
-from training.fill_values import FillValues, from_json, nothing_learnt
-from training.items import ItemTerms
+from training.blend import blend_file
+from training.blend.blend import Blend
 from training.model import Recommender, build
-from training.shape import ModelShape
+from training.network.fill_values import FillValues, from_json, nothing_learnt
+from training.network.items import ItemTerms
+from training.network.shape import ModelShape
 from training.vocabulary import FIRST_ROW, UNKNOWN
 
 FORMAT = 5

@@ -9,7 +9,7 @@ attends to [itself; history] and to nothing else, so that a score does not depen
     c_ui = bias_i + g(e_u)ᵀ popularity_i                    # how much of the item's popularity this user follows
     r̂   = σ((W_0 + δ_u)ᵀ z_i + b_0 + b_u + c_ui)
 
-The encoder is one of a family (`training.encoders`); the head, W_u and the item terms are the same for each.
+The encoder is one of a family (`training.network.encoders`); the head, W_u and the item terms are the same for each.
 `retrieve` ranks the whole catalogue by e_uᵀ h_i + c_ui, the part of the score that needs no attention per candidate.
 Only `keras.ops` is used: it runs on every Keras backend.
 """
@@ -24,14 +24,14 @@ import keras
 import numpy as np
 from keras import ops
 
-from training.blocks import FAR_BELOW, CandidateAttention
-from training.encoders import Encoded, make_encoder
-from training.fill_values import nothing_learnt
-from training.items import ItemTable
-from training.losses import candidate_losses, gbce, softmax_against, weighted_mean, without_own
-from training.popularity import POPULARITY_FEATURES
-from training.shape import ModelShape
-from training.teacher import Teacher
+from training.log.popularity import POPULARITY_FEATURES
+from training.network.blocks import FAR_BELOW, CandidateAttention
+from training.network.encoders import Encoded, make_encoder
+from training.network.fill_values import nothing_learnt
+from training.network.items import ItemTable
+from training.network.losses import candidate_losses, gbce, softmax_against, weighted_mean, without_own
+from training.network.shape import ModelShape
+from training.network.teacher import Teacher
 from training.vocabulary import FIRST_ROW
 
 Tensors = Mapping[str, Any]
@@ -145,7 +145,7 @@ class Recommender(keras.Model):  # type: ignore[misc]  # the library ships no ty
         return self.logits(user, self.bias(items), vectors, popularity, user_weights=weights)
 
     def _packed(self, inputs: Tensors, training: bool) -> dict[str, Any]:
-        """The same at some tokens of packed rows, each a moment: as if the row began there. See training.sequences."""
+        """The same at some tokens of packed rows, each a moment: as if the row began there. See training.examples."""
         tokens, users = self.encoder.packed(inputs, self.items(inputs["items"], training=training), training=training)
         seen, known = ops.stop_gradient(tokens), ops.stop_gradient(users)  # the head does not pull at what it reads
         moment = inputs["moment"]  # int32 [rows, moments], a token of the row
@@ -176,7 +176,7 @@ class Recommender(keras.Model):  # type: ignore[misc]  # the library ships no ty
         y [batch, candidates] is 1 for an item the user went on to engage with, 0 for a sampled one, −1 for padding.
         x["candidate_log_odds"] is log(draws × probability) of the item as a negative, so that what is learnt is the
         odds of engagement and not the odds against this way of sampling. x["candidate_weight"], where it is given, is
-        how much each candidate counts; see training.shown.
+        how much each candidate counts; see training.examples.shown.
 
         Of packed rows also what came next at every token, against negatives that the batch shares.
         """

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
 
 from feature_repo import missing_values
 from feature_repo.contract import HISTORY_LENGTH, MODEL_USER_FEATURES
-from training.compression import Compression
+from training.network.compression import Compression
 
 
 class TrainingSettings(BaseModel):

@@ -11,16 +11,16 @@ import numpy as np
 
 from training import artifact
 from training.artifact import TrainedModel
-from training.blend import Blend, popularity_windows
-from training.blend_fitting import fit_blend
-from training.distillation import CHECKPOINTS, find_teachers, student_settings
+from training.blend.blend import Blend, popularity_windows
+from training.blend.neighbours import neighbours_of
+from training.examples.preparation import Preparation
+from training.examples.split import Split, split
+from training.fitting.blend_fitting import fit_blend
+from training.fitting.distillation import CHECKPOINTS, find_teachers, student_settings
+from training.fitting.phases import Phases
+from training.fitting.progress import Epoch, Progress
+from training.fitting.runs import NO_IDS, Run
 from training.model import Recommender
-from training.neighbours import neighbours_of
-from training.phases import Phases
-from training.preparation import Preparation
-from training.progress import Epoch, Progress
-from training.runs import NO_IDS, Run
-from training.split import Split, split
 from training.vocabulary import FIRST_ROW, UNKNOWN
 
 MODEL_FOLDER = "model"

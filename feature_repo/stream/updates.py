@@ -1,6 +1,6 @@
 """Feedback → the online store, so that the next request knows what the user just did.
 
-The worker reads the event log, remembers what it must (`stream_state`) and writes the streamed columns of the rows that
+The worker reads the event log, remembers what it must (`stream.state`) and writes the streamed columns of the rows that
 changed. An event counts once however often it is delivered, in any order; a row that the store did not take waits.
 """
 

@@ -19,6 +19,45 @@ ALLOWED: dict[str, set[str]] = {
     "simulator": {"feature_repo", "serving", "outcomes", "longtail"},
     "cli": {"feature_repo", "training", "serving", "loadtest", "outcomes", "console", "simulator", "longtail"},
 }
+# What a package is made of, from the ground up: a line imports itself and the lines before it.
+LAYERS: dict[str, list[str]] = {
+    "feature_repo": [
+        "errors events feast_api layout locks missing_values",
+        "contract settings tabular",
+        "catalogue_page decisions definitions lifecycle log transforms",
+        "tables",
+        "online",
+        "checks stream",
+        "benchmarks privacy",
+    ],
+    "serving.gateway": [
+        "domain errors",
+        "access load observing policy user",
+        "settings",
+        "deadline features feedback running",
+        "course decisions eligibility ports",
+        "breaker candidates scoring wire",
+        "pipeline privacy",
+        "campaigns",
+        "servicer",
+        "app",
+        "serve",
+        "benchmarks",
+    ],
+    "training": [
+        "log model network vocabulary",
+        "settings",
+        "examples",
+        "blend",
+        "artifact evaluation returns",
+        "export",
+        "release",
+        "fitting",
+        "workflow",
+        "reports",
+        "benchmarks",
+    ],
+}
 OURS = {*ALLOWED, "longtail", "tests", "protos"}
 TENSORFLOW = {"tensorflow", "keras", "tensorflow_serving"}
 # Baselines of the benchmarks: what is not ours, and must cost what it costs.
@@ -31,7 +70,7 @@ def imported_by(path: Path) -> Iterator[str]:
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
-            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
 def arrows(package: str) -> Iterator[tuple[str, str]]:
@@ -47,6 +86,22 @@ def test_a_package_imports_only_what_its_arrows_allow(package: str) -> None:
         for path, name in arrows(package)
         if (top := name.partition(".")[0]) in OURS - {package} - ALLOWED[package] and top != package
     ]
+    assert not wrong
+
+
+@pytest.mark.parametrize("package", sorted(LAYERS))
+def test_a_layer_imports_only_what_lies_below_it(package: str) -> None:
+    height = {name: line for line, names in enumerate(LAYERS[package]) for name in names.split()}
+    folder = ROOT / package.replace(".", "/")
+    assert {path.stem for path in folder.iterdir() if path.suffix in ("", ".py")} - {"__init__", "__pycache__"} == {
+        *height
+    }
+    wrong = []
+    for path, name in arrows(package.replace(".", "/")):
+        above = (ROOT / path).relative_to(folder).parts[0].removesuffix(".py")
+        below = name.removeprefix(f"{package}.").partition(".")[0]
+        if name.startswith(f"{package}.") and height[below] > height[above]:
+            wrong.append(f"{path} imports {name}")
     assert not wrong
 
 

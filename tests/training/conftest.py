@@ -13,11 +13,12 @@ import pytest
 from feature_repo.events import Event
 from feature_repo.log.event_log import EventLog
 from feature_repo.settings import FeatureSettings
-from training import runs, workflow
+from training import workflow
 from training.artifact import TrainedModel
-from training.export import export
-from training.progress import Progress
-from training.runs import Run
+from training.export.saved_model import export
+from training.fitting import runs
+from training.fitting.progress import Progress
+from training.fitting.runs import Run
 from training.settings import TrainingSettings
 
 TASTES, ITEMS_PER_TASTE, USERS, EVENTS = 4, 20, 100, 16

@@ -8,14 +8,14 @@ import keras
 import numpy as np
 
 from feature_repo.errors import LongtailError
-from training.devices import divisible, use
-from training.engagements import Engagements, from_rows
-from training.lessons import AnyExamples, make_examples
+from training.examples.lessons import AnyExamples, make_examples
+from training.examples.preparation import Preparation, prepare
+from training.examples.sequences import PackedRows, SequenceExamples
+from training.fitting.devices import divisible, use
+from training.fitting.untrained import new_recommender
+from training.log.engagements import Engagements, from_rows
 from training.model import Recommender
-from training.preparation import Preparation, prepare
-from training.sequences import PackedRows, SequenceExamples
 from training.settings import TrainingSettings
-from training.untrained import new_recommender
 
 FEATURES = 8
 DAY_S = 86_400.0

@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 
 from tests.training.conftest import SMALL, Trained
-from training import examination
-from training.ablation import Measured, log_loss, rows_of
-from training.ablation_parts import (
+from training.benchmarks.ablation import Measured, log_loss, rows_of
+from training.benchmarks.ablation_parts import (
     PARTS,
     TEST,
     TRAININGS,
@@ -17,15 +16,16 @@ from training.ablation_parts import (
     LeftOutScorer,
     answers_without,
 )
-from training.assessment import Assessment
-from training.blend import CHANNELS, DOTS, EVIDENCE_CHANNELS, FACTS, HEAD
-from training.blend_fitting import Hearing, fit_mix, prior_weights
-from training.blend_sample import FOLDS, Sample
-from training.evaluation import Answer, Sheet
-from training.listwise import Lists
-from training.scoring import Scorer
+from training.blend.blend import CHANNELS, DOTS, EVIDENCE_CHANNELS, FACTS, HEAD
+from training.evaluation.asking import Answer, Sheet
+from training.evaluation.assessment import Assessment
+from training.evaluation.scoring import Scorer
+from training.examples.split import split
+from training.fitting.blend_fitting import Hearing, fit_mix, prior_weights
+from training.fitting.blend_sample import FOLDS, Sample
+from training.fitting.listwise import Lists
+from training.reports import examination
 from training.settings import TrainingSettings
-from training.split import split
 
 USERS, CANDIDATES, PAIRS = 240, 12, 8
 SPEAKS, DECIDES = CHANNELS.index(DOTS), CHANNELS.index(HEAD)

@@ -15,7 +15,7 @@ from feature_repo.settings import FeatureSettings
 from tests.training.conftest import Trained
 from training import artifact
 from training.model import build, example_inputs
-from training.shape import ModelShape
+from training.network.shape import ModelShape
 from training.workflow import MODEL_FOLDER
 
 GONE = "user-3"

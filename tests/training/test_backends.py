@@ -15,8 +15,8 @@ import pytest
 
 from feature_repo.errors import LongtailError
 from tests.training.family_world import SEQUENCE, answers, lives, world
-from training import devices
-from training.batches import make_batches
+from training.fitting import devices
+from training.fitting.batches import make_batches
 from training.settings import TrainingSettings
 
 DEVICES = 3  # of one machine, which the backend is made to see; the rows of a batch are no multiple of it

@@ -11,20 +11,21 @@ import scipy.sparse as sp
 import tensorflow as tf
 
 from tests.training.conftest import SMALL, Trained
-from training import blend_file, examination
-from training.blend import CHANNELS, FACTS, FADINGS, Past, evidence, popularity_windows
-from training.blend_fitting import LEAST_USERS, fit_blend, prior_weights
-from training.evaluation import make_sheet, top_items, validation_ndcg
-from training.evidence import Evidence
-from training.incumbent import Published
-from training.lessons import make_examples
-from training.listwise import Lists, fit_lists
-from training.neighbours import MATRICES, neighbours_of
-from training.preparation import prepare
-from training.publish import write_user_weights
-from training.scoring import BlendScorer, model_scorer
-from training.split import split
-from training.untrained import new_recommender
+from training.blend import blend_file
+from training.blend.blend import CHANNELS, FACTS, FADINGS, Past, evidence, popularity_windows
+from training.blend.evidence import Evidence
+from training.blend.neighbours import MATRICES, neighbours_of
+from training.evaluation.asking import make_sheet, top_items, validation_ndcg
+from training.evaluation.scoring import BlendScorer, model_scorer
+from training.examples.lessons import make_examples
+from training.examples.preparation import prepare
+from training.examples.split import split
+from training.fitting.blend_fitting import LEAST_USERS, fit_blend, prior_weights
+from training.fitting.listwise import Lists, fit_lists
+from training.fitting.untrained import new_recommender
+from training.release.incumbent import Published
+from training.release.publish import write_user_weights
+from training.reports import examination
 from training.vocabulary import FIRST_ROW
 
 A, B, C, D = range(FIRST_ROW, FIRST_ROW + 4)

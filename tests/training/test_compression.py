@@ -19,21 +19,16 @@ from cli.main import app
 from feature_repo.errors import LongtailError
 from tests.training.conftest import SMALL, VERSION, Trained
 from tests.training.test_export import LIKES_0, user
-from training import (
-    artifact,
-    compression,
-    compression_benchmark,
-    compression_report,
-    gate,
-    publish,
-    reporting,
-    workflow,
-)
-from training.compression import Compression
-from training.export import export, sample_requests
-from training.progress import Progress
-from training.served_model import ServedModel, served
-from training.stored_tables import ByteTable, HalfTable, NumberTable, ProductTable, RootTable, as_served
+from training import artifact, workflow
+from training.benchmarks import compression as compression_benchmark
+from training.export.saved_model import export, sample_requests
+from training.export.served_model import ServedModel, served
+from training.export.stored_tables import ByteTable, HalfTable, NumberTable, ProductTable, RootTable, as_served
+from training.fitting.progress import Progress
+from training.network import compression
+from training.network.compression import Compression
+from training.release import gate, publish
+from training.reports import compression_report, reporting
 
 COMPRESSED: tuple[Compression, ...] = ("float16", "int8")  # "pq" needs more items than codes to be told from int8
 CANDIDATES = [f"item-{shelf}-{number}" for shelf in range(4) for number in range(20)]

@@ -20,25 +20,28 @@ from feature_repo.log.event_log import EventLog
 from tests.training.conftest import SMALL, START, VERSION, Trained, run_on, write_log
 from tests.training.family_world import features_of, lives, world
 from tests.training.test_gate import NOW, judged
-from training import artifact, release, reporting, runs, workflow
+from training import artifact, workflow
 from training.artifact import TrainedModel
-from training.batches import make_batches
-from training.blocks import FAR_BELOW
-from training.checkpoint import Checkpoints
-from training.distillation import CHECKPOINTS, Phase, Teachers, find_teachers
-from training.examples import history_inputs, moments_at
-from training.export import export
-from training.fitting import Fit, fit
-from training.lessons import AnyExamples, make_examples
+from training.examples.lessons import AnyExamples, make_examples
+from training.examples.moments import history_inputs, moments_at
+from training.examples.preparation import Preparation
+from training.examples.split import split
+from training.export.saved_model import export
+from training.export.serving_contract import read_contract
+from training.fitting import runs
+from training.fitting.batches import make_batches
+from training.fitting.checkpoint import Checkpoints
+from training.fitting.distillation import CHECKPOINTS, Phase, Teachers, find_teachers
+from training.fitting.fitting import Fit, fit
+from training.fitting.progress import Progress
+from training.fitting.untrained import new_recommender
+from training.log.popularity import POPULARITY_FEATURES
 from training.model import Recommender
-from training.popularity import POPULARITY_FEATURES
-from training.preparation import Preparation
-from training.progress import Progress
-from training.serving_contract import read_contract
+from training.network.blocks import FAR_BELOW
+from training.network.teacher import Teacher
+from training.release import dossier
+from training.reports import reporting
 from training.settings import TrainingSettings
-from training.split import split
-from training.teacher import Teacher
-from training.untrained import new_recommender
 from training.vocabulary import FIRST_ROW
 
 LIVES = (6, 1, 14, 51, 3, 20, 20)
@@ -202,7 +205,7 @@ def test_a_student_is_evaluated_exported_and_released_as_any_other(taught: Taugh
     assert told.report["settings"]["embedding_size"] == 8
     exported = export(taught.student, tmp_path, retrieve_k=8, candidate_buckets=(4,), metrics={})
     assert read_contract(exported)["embedding_size"] == 8
-    papers = release.papers(exported, told.report, judged({}), override=None, now=NOW)
+    papers = dossier.papers(exported, told.report, judged({}), override=None, now=NOW)
     assert f"A student of version {VERSION} (width 16, 2 heads, 128 neighbours)" in papers["model_card.md"]
 
 

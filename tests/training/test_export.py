@@ -14,7 +14,7 @@ from feature_repo.contract import HISTORY_LENGTH, MODEL_USER_FEATURES
 from longtail.tfserving import message_class
 from tests.training.conftest import SMALL, VERSION, Trained
 from training import artifact
-from training.served_model import served
+from training.export.served_model import served
 
 WIDTH = SMALL.embedding_size
 USER_INPUTS = {

@@ -16,24 +16,28 @@ from feature_repo.errors import LongtailError
 from feature_repo.settings import FeatureSettings
 from tests.training.conftest import SMALL, TASTES, VERSION, run_on, write_log
 from tests.training.family_world import DAY_S, FEATURES, SEQUENCE, features_of, lives, world
-from training import examination, losses, runs, sequences, workflow
+from training import workflow
 from training.artifact import folded
-from training.batches import batch_rows, make_batches
-from training.checkpoint import Checkpoints
-from training.engagements import from_rows
-from training.examples import Moments, history_inputs, moments_at
-from training.export import export
-from training.fitting import fit
-from training.items import item_terms
-from training.lessons import make_examples
+from training.evaluation.scoring import ModelScorer
+from training.examples import sequences
+from training.examples.lessons import make_examples
+from training.examples.moments import Moments, history_inputs, moments_at
+from training.examples.preparation import prepare
+from training.examples.sequences import SequenceExamples, cut_windows, pack
+from training.export.saved_model import export
+from training.fitting import runs
+from training.fitting.batches import batch_rows, make_batches
+from training.fitting.checkpoint import Checkpoints
+from training.fitting.fitting import fit
+from training.fitting.progress import Progress
+from training.fitting.untrained import new_recommender
+from training.log.engagements import from_rows
 from training.model import build, example_inputs
-from training.preparation import prepare
-from training.progress import Progress
-from training.scoring import ModelScorer
-from training.sequences import SequenceExamples, cut_windows, pack
+from training.network import losses
+from training.network.items import item_terms
+from training.network.shape import EncoderName, ModelShape
+from training.reports import examination
 from training.settings import TrainingSettings
-from training.shape import EncoderName, ModelShape
-from training.untrained import new_recommender
 
 
 @pytest.mark.parametrize("lengths", [(1,), (3, 51, 52), (120, 7), (51, 51)])

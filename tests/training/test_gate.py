@@ -11,11 +11,12 @@ import pytest
 
 from feature_repo.errors import LongtailError
 from tests.training.conftest import VERSION, Trained
-from training import examination, gate, release
-from training import publish as publishing
-from training.assessment import report_of
-from training.gate import Verdict
-from training.incumbent import Published
+from training.evaluation.assessment import report_of
+from training.release import dossier, gate
+from training.release import publish as publishing
+from training.release.gate import Verdict
+from training.release.incumbent import Published
+from training.reports import examination
 
 NOW = datetime(2026, 4, 2, tzinfo=UTC)
 OLD = VERSION - 1
@@ -92,18 +93,18 @@ def test_a_report_beside_another_version_is_sent_back(compared: dict[str, Any]) 
 def test_a_refusal_says_where_and_by_how_much(trained: Trained) -> None:
     verdict = judged({"state: dormant": (-0.05, 0.02)})
     with pytest.raises(LongtailError, match=r"dormant by 0\.0500 ± 0\.0200.*--override"):
-        release.papers(trained.exported, report({}), verdict, override=None, now=NOW)
+        dossier.papers(trained.exported, report({}), verdict, override=None, now=NOW)
 
 
 def test_a_model_that_cannot_be_compared_is_refused_with_the_reason(trained: Trained) -> None:
     verdict = judged({}, trouble="it reads other user features: age")
     with pytest.raises(LongtailError, match="other user features: age"):
-        release.papers(trained.exported, report({}), verdict, override=None, now=NOW)
+        dossier.papers(trained.exported, report({}), verdict, override=None, now=NOW)
 
 
 def test_an_override_is_on_record_in_release_and_card(trained: Trained) -> None:
     differences: dict[str, tuple[float, float | None]] = {"state: dormant": (-0.05, 0.02)}
-    papers = release.papers(
+    papers = dossier.papers(
         trained.exported, report(differences), judged(differences), override="the old one is broken", now=NOW
     )
     record = json.loads(papers["release.json"])
@@ -114,13 +115,13 @@ def test_an_override_is_on_record_in_release_and_card(trained: Trained) -> None:
 
 
 def test_an_override_that_was_not_needed_is_not_recorded(trained: Trained) -> None:
-    papers = release.papers(trained.exported, report({}), judged({}), override="to be safe", now=NOW)
+    papers = dossier.papers(trained.exported, report({}), judged({}), override="to be safe", now=NOW)
     assert json.loads(papers["release.json"])["override"] is None
 
 
 def test_an_override_without_a_reason_is_refused(trained: Trained) -> None:
     with pytest.raises(LongtailError, match="give the reason"):
-        release.papers(trained.exported, report({}), judged({}), override=" ", now=NOW)
+        dossier.papers(trained.exported, report({}), judged({}), override=" ", now=NOW)
 
 
 def test_the_papers_go_with_the_model(trained: Trained, tmp_path: Path) -> None:

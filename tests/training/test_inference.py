@@ -14,11 +14,11 @@ from keras import ops
 from feature_repo.contract import HISTORY_LENGTH
 from tests.training.conftest import Trained
 from tests.training.test_export import LIKES_0, user
-from training import inference_benchmark
-from training.blocks import CandidateAttention
-from training.inference_benchmark import Case, measure, vocabulary
-from training.served_model import served
-from training.shape import ModelShape
+from training.benchmarks import inference as inference_benchmark
+from training.benchmarks.inference import Case, measure, vocabulary
+from training.export.served_model import served
+from training.network.blocks import CandidateAttention
+from training.network.shape import ModelShape
 
 BATCH, CANDIDATES, TOKENS, WIDTH = 3, 5, 4, 8
 

@@ -14,28 +14,22 @@ from feature_repo.errors import LongtailError
 from feature_repo.events import Event
 from feature_repo.log.event_log import EventLog
 from tests.training.conftest import SMALL, START, VERSION, Trained, run_on, write_log
-from training import (
-    batches,
-    config_file,
-    engagements,
-    examination,
-    metrics,
-    popularity,
-    reporting,
-    vocabulary,
-    workflow,
-)
+from training import vocabulary, workflow
 from training.artifact import TrainedModel
-from training.checkpoint import Checkpoints
-from training.fitting import Fit, fit
-from training.lessons import make_examples
+from training.evaluation import metrics
+from training.examples.lessons import make_examples
+from training.examples.preparation import prepare
+from training.examples.split import split
+from training.fitting import batches, config_file
+from training.fitting.checkpoint import Checkpoints
+from training.fitting.fitting import Fit, fit
+from training.fitting.progress import Progress
+from training.fitting.runs import Run
+from training.fitting.untrained import new_recommender
+from training.log import engagements, popularity
 from training.model import create_model
-from training.preparation import prepare
-from training.progress import Progress
-from training.runs import Run
+from training.reports import examination, reporting
 from training.settings import TrainingSettings
-from training.split import split
-from training.untrained import new_recommender
 
 
 def answers(run: Run, model: TrainedModel) -> dict[str, dict[str, float]]:

@@ -12,9 +12,10 @@ from feature_repo.errors import LongtailError
 from feature_repo.events import Event
 from feature_repo.log.event_log import EventLog
 from feature_repo.settings import FeatureSettings
-from training import log_benchmark, log_reader
-from training.engagements import from_rows
-from training.log_reader import open_log
+from training.benchmarks import log as log_benchmark
+from training.log import log_reader
+from training.log.engagements import from_rows
+from training.log.log_reader import open_log
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 

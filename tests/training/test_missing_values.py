@@ -19,20 +19,21 @@ from feature_repo.contract import MODEL_FEATURES, MODEL_USER_FEATURES
 from feature_repo.errors import LongtailError
 from tests.training.conftest import SMALL, USERS, Trained
 from tests.training.family_world import FEATURES, lives, world
-from training import artifact, fill_values
+from training import artifact
 from training.artifact import TrainedModel
-from training.blend import Past
-from training.calibration import probability
-from training.export import _trained_scores, export, sample_requests
-from training.fill_values import HISTORY_FROM
-from training.lessons import make_examples
-from training.model_card import model_card
-from training.preparation import prepare
-from training.served_model import served
+from training.blend.blend import Past
+from training.blend.calibration import probability
+from training.examples.lessons import make_examples
+from training.examples.preparation import prepare
+from training.examples.split import split
+from training.export.saved_model import _trained_scores, export, sample_requests
+from training.export.served_model import served
+from training.export.stored_tables import as_served
+from training.fitting.untrained import new_recommender
+from training.network import fill_values
+from training.network.fill_values import HISTORY_FROM
+from training.release.model_card import model_card
 from training.settings import TrainingSettings
-from training.split import split
-from training.stored_tables import as_served
-from training.untrained import new_recommender
 from training.vocabulary import FIRST_ROW
 
 EACH_KIND = {

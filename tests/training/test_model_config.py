@@ -8,7 +8,7 @@ import pytest
 
 from feature_repo.errors import LongtailError
 from serving.model_server.config_file import read
-from training.model_config import ModelConfig
+from training.release.model_config import ModelConfig
 
 
 @pytest.fixture

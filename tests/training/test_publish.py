@@ -14,7 +14,7 @@ import pytest
 from feature_repo.contract import USER_WEIGHTS
 from feature_repo.errors import LongtailError
 from tests.training.conftest import VERSION, Trained
-from training import publish as publishing
+from training.release import publish as publishing
 
 
 @pytest.fixture

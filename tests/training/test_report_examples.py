@@ -9,11 +9,11 @@ import pandas as pd
 import pytest
 
 from tests.training.conftest import Trained
-from training import examination
-from training.assessment import MODEL, Assessment
-from training.report_examples import examples_of
-from training.runs import Run
-from training.split import Question
+from training.evaluation.assessment import MODEL, Assessment
+from training.examples.split import Question
+from training.fitting.runs import Run
+from training.reports import examination
+from training.reports.report_examples import examples_of
 
 
 @pytest.fixture(scope="module")

@@ -13,14 +13,14 @@ import pytest
 from feature_repo.decisions.impressions import SCHEMA, schema_of
 from feature_repo.errors import LongtailError
 from tests.training.conftest import ITEMS_PER_TASTE, SMALL, START, TASTES, USERS, run_on, write_log
-from training.checkpoint import Checkpoints
-from training.engagements import Engagements, from_rows
-from training.fitting import fit
-from training.lessons import make_examples
-from training.scoring import model_scorer
-from training.shown import PER_MOMENT, Refused, read_refused
-from training.split import split
-from training.untrained import new_recommender
+from training.evaluation.scoring import model_scorer
+from training.examples.lessons import make_examples
+from training.examples.shown import PER_MOMENT, Refused, read_refused
+from training.examples.split import split
+from training.fitting.checkpoint import Checkpoints
+from training.fitting.fitting import fit
+from training.fitting.untrained import new_recommender
+from training.log.engagements import Engagements, from_rows
 from training.vocabulary import FIRST_ROW
 
 DAY_S = 86_400

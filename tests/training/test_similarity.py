@@ -9,14 +9,14 @@ import pandas as pd
 import pytest
 import scipy.sparse as sp
 
-from training import similarity
-from training.attributes import item_vectors
-from training.engagements import from_rows
-from training.evaluation import top_items
-from training.evidence import history_weights
-from training.examples import moments_at
-from training.similarity import Discoveries, discoveries
-from training.split import Question
+from training.blend import similarity
+from training.blend.evidence import history_weights
+from training.blend.similarity import Discoveries, discoveries
+from training.evaluation.asking import top_items
+from training.examples.attributes import item_vectors
+from training.examples.moments import moments_at
+from training.examples.split import Question
+from training.log.engagements import from_rows
 from training.vocabulary import FIRST_ROW
 
 A, B, C, D = (FIRST_ROW + code for code in range(4))  # rows of the items a, b, c, d

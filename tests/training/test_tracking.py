@@ -11,9 +11,9 @@ from typing import Any, Protocol
 
 import pytest
 
-from training.progress import Epoch, Progress
+from training.fitting.progress import Epoch, Progress
+from training.fitting.tracking import OpenTracker, RunTracker, TrackerError, tracked, trackers_of
 from training.settings import NOT_LEARNING, TrainingSettings, learning_settings
-from training.tracking import OpenTracker, RunTracker, TrackerError, tracked, trackers_of
 
 Curve = dict[str, dict[int, float]]  # `search/loss` → epoch → value
 

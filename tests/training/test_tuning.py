@@ -16,16 +16,17 @@ from feature_repo.events import Event
 from feature_repo.log.event_log import EventLog
 from tests.training.conftest import START, run_on, write_log
 from tests.training.test_gate import report
-from training import config_file, workflow
-from training.fitting import DivergedError
-from training.gate import judge
-from training.model_card import model_card
-from training.progress import Epoch, Progress
-from training.runs import Run
+from training import workflow
+from training.examples.split import split
+from training.fitting import config_file
+from training.fitting.fitting import DivergedError
+from training.fitting.progress import Epoch, Progress
+from training.fitting.runs import Run
+from training.fitting.tuning import Found, Score, Search, tune
+from training.fitting.tuning_space import DEFAULTS, FIXED, Choice, Range, default_space, read_space
+from training.release.gate import judge
+from training.release.model_card import model_card
 from training.settings import TrainingSettings
-from training.split import split
-from training.tuning import Found, Score, Search, tune
-from training.tuning_space import DEFAULTS, FIXED, Choice, Range, default_space, read_space
 
 SPACE = {
     "learning_rate": Range(low=1e-4, high=1e-1, log=True),
@@ -191,9 +192,9 @@ def test_a_record_that_cannot_be_read_is_named(tmp_path: Path) -> None:
 
 def test_without_optuna_it_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "optuna", None)
-    monkeypatch.delitem(sys.modules, "training.tuning")
+    monkeypatch.delitem(sys.modules, "training.fitting.tuning")
     with pytest.raises(LongtailError, match=r"pip install 'longtail\[tune\]'"):
-        importlib.import_module("training.tuning")
+        importlib.import_module("training.fitting.tuning")
 
 
 @pytest.mark.parametrize("encoder", sorted(DEFAULTS))

@@ -12,9 +12,9 @@ from typer.testing import CliRunner
 from cli.main import app
 from feature_repo.errors import LongtailError
 from tests.training.conftest import VERSION, Trained
-from training.export import export
-from training.incumbent import Published
-from training.version_comparison import Comparison, compare, find
+from training.export.saved_model import export
+from training.release.incumbent import Published
+from training.reports.version_comparison import Comparison, compare, find
 
 
 def versions(trained: Trained, other: Path) -> tuple[Published, Published]:

@@ -13,11 +13,12 @@ import pytest
 from feature_repo.events import Event
 from feature_repo.log.event_log import EventLog
 from tests.training.conftest import SMALL, START, VERSION, Trained, run_on, write_log
-from training import warm_start, workflow
+from training import workflow
+from training.fitting import warm_start
+from training.fitting.progress import Progress
+from training.fitting.warm_start import Names
 from training.model import Recommender, build
-from training.progress import Progress
-from training.shape import ModelShape
-from training.warm_start import Names
+from training.network.shape import ModelShape
 
 SHAPE = ModelShape(num_users=3, num_items=2, num_event_types=2, encoder="transformer", embedding_size=8, num_terms=2)
 SHAPE = replace(SHAPE, terms_per_item=2)

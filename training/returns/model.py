@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from training.calibration import platt, probability
+from training.blend.calibration import platt, probability
 from training.returns.examples import Examples, Floats
 
 

@@ -1,0 +1,1 @@
+"""Measured beside its peers, or beside what it was before: `python -m training.benchmarks.<name>`."""

@@ -1,0 +1,1 @@
+"""The classic recommenders in closed form, and the sum of them and the network."""

@@ -1,0 +1,1 @@
+"""The same question to every scorer, and the measures of the answers."""

@@ -1,0 +1,1 @@
+"""Honest splits, and what is learnt from before the cut."""

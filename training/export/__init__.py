@@ -1,0 +1,1 @@
+"""From the trained model to a SavedModel and its contract. Imports TensorFlow."""

@@ -1,0 +1,1 @@
+"""What the recommender is made of: layers, encoders, losses. `keras.ops` only."""

@@ -1,0 +1,1 @@
+"""What a new version must pass, and how it gets into service."""

@@ -1,0 +1,61 @@
+"""When a new model is due, and that only one is made at a time."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+import ibis
+
+from feature_repo.errors import LongtailError
+from feature_repo.log.event_log import EventLog
+from training.export import serving_contract
+
+
+@dataclass(frozen=True, kw_only=True)
+class News:
+    """What came in since the version in service learnt. `since` is missing when nothing is in service."""
+
+    events: int
+    since: datetime | None
+
+    def __str__(self) -> str:
+        """
+        >>> str(News(events=3, since=None))
+        '3 events, and no model in service'
+        """
+        if self.since is None:
+            return f"{self.events} events, and no model in service"
+        return f"{self.events} events since {self.since:%Y-%m-%d %H:%M}, where the model in service stopped learning"
+
+
+def news_since(events: Path, in_service: Path | None) -> News:
+    """Counts the events after the training window of the SavedModel in service, or all without one."""
+    since = None
+    if in_service is not None:
+        since = datetime.fromisoformat(serving_contract.read_contract(in_service)["training_window"]["end"])
+    con = ibis.duckdb.connect()
+    log = EventLog(events).table(con)
+    counted = log if since is None else log.filter(log.event_time >= since)
+    return News(events=int(counted.count().execute()), since=since)
+
+
+@contextmanager
+def alone(training: Path, work: str = "retraining") -> Iterator[None]:
+    """Raises LongtailError while another process is inside; a killed one leaves nothing to clean up."""
+    training.mkdir(parents=True, exist_ok=True)
+    with (training / f".{work}.lock").open("a+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.seek(0)
+            raise LongtailError(f"another {work} is at work (process {lock.read().strip() or 'unknown'})") from None
+        lock.truncate(0)
+        lock.write(str(os.getpid()))
+        lock.flush()
+        yield

@@ -1,0 +1,1 @@
+"""The test question, asked, and what is written of the answers."""
