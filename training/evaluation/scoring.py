@@ -7,6 +7,7 @@ from itertools import pairwise
 from typing import Protocol
 
 import numpy as np
+from keras import ops
 
 from feature_repo.contract import HISTORY_LENGTH
 from training.blend.blend import Blend, Mix, Past
@@ -85,10 +86,10 @@ class ModelScorer:
         """`retrieve` alone, [users, rows], without the head's attention: matrix products of users and catalogue."""
         user = self.recommender.encode({name: values[users] for name, values in self.inputs.items()})
         rows = np.arange(self.table.features.shape[1], dtype=np.int32)
-        items = np.asarray(self.recommender.items(rows))
-        bias = np.asarray(self.recommender.item_bias(rows))[:, 0]
-        logits: np.ndarray = np.asarray(user.embedding) @ items.T + bias
-        weights, period = np.asarray(user.popularity_weights), self.table.periods(self.as_of_us[users])
+        items = ops.convert_to_numpy(self.recommender.items(rows))
+        bias = ops.convert_to_numpy(self.recommender.item_bias(rows))[:, 0]
+        logits: np.ndarray = ops.convert_to_numpy(user.embedding) @ items.T + bias
+        weights, period = ops.convert_to_numpy(user.popularity_weights), self.table.periods(self.as_of_us[users])
         for one in np.unique(period):  # users of one period read one popularity
             logits[period == one] += weights[period == one] @ self.table.features[one].T
         return logits

@@ -44,7 +44,8 @@ class UserFeatureNormalisation(keras.layers.Layer):  # type: ignore[misc]  # the
 
     def call(self, features: Any, history_length: Any) -> Any:
         """[..., F] with NaN for missing, int32 [...] → [..., 2F]."""
-        group = ops.sum(ops.cast(history_length[..., None] >= np.array(HISTORY_FROM[1:], np.int32), "int32"), axis=-1)
+        reaches = ops.greater_equal(history_length[..., None], np.array(HISTORY_FROM[1:], np.int32))
+        group = ops.sum(ops.cast(reaches, "int32"), axis=-1)
         is_missing = ops.logical_not(ops.isfinite(features))
         filled = ops.where(is_missing, ops.take(self.fill, group, axis=0), features)
         scaled = ops.clip((filled - self.mean) / self.deviation, -5.0, 5.0)
