@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import json
 import math
+from collections import deque
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
@@ -31,6 +33,7 @@ SCHEMA_VERSION: Final = 1
 OPEN_SUFFIX: Final = ".jsonl"
 CLOSED_SUFFIX: Final = ".parquet"
 POLICIES: Final = "policies"
+ROWS_AT_ONCE: Final = 32  # of a closed segment, when one is looked for; a row has all its candidates
 
 _ITEM: Final = pa.struct(
     [
@@ -164,10 +167,9 @@ def find(directory: Path, decision_id: str, *, written_since_s: float = 0.0) -> 
     for path in reversed(segments(directory)):
         if _written_s(path) < written_since_s:
             continue
-        table = _rows_of(path, decision_id)
-        if len(table):
-            row: dict[str, Any] = table.slice(len(table) - 1).to_pylist()[0]
-            return row
+        for row in _row_of(path, decision_id).to_pylist():
+            found: dict[str, Any] = row
+            return found
     return None
 
 
@@ -178,25 +180,46 @@ def _written_s(path: Path) -> float:
         return math.inf
 
 
-def _rows_of(path: Path, decision_id: str) -> pa.Table:
+def _row_of(path: Path, decision_id: str) -> pa.Table:
+    """At most one row, the last of that name; little else is ever in memory."""
     if path.suffix == OPEN_SUFFIX and path.exists():
-        name = json.dumps(decision_id, ensure_ascii=False).encode()
+        name = f'"decision_id":{json.dumps(decision_id, ensure_ascii=False)}'.encode()
         with path.open("rb") as lines:  # a line at a time: a segment may have 64 MB
-            found = [line for line in lines if name in line and line.endswith(b"}\n")]
-        table = decode(found, where=path)
-    else:
-        closed = path.with_suffix(CLOSED_SUFFIX)
-        table = _load_closed(closed, SCHEMA.names, filters=[("decision_id", "=", decision_id)])
-    return table.filter(pc.equal(table["decision_id"], decision_id))
+            found = deque((line for line in lines if name in line and line.endswith(b"}\n")), maxlen=1)
+        return decode(found, where=path)
+    return _row_of_closed(path.with_suffix(CLOSED_SUFFIX), decision_id)
 
 
-def _load_closed(path: Path, columns: Sequence[str], **options: Any) -> pa.Table:
-    """A column that came later is null in an older segment."""
+def _row_of_closed(path: Path, decision_id: str) -> pa.Table:
+    """Looks for the name alone, and reads the rest of a few rows around it: those of a group take tens of MB."""
+    with pq.ParquetFile(path) as file:
+        _check_version(path, file.schema_arrow)
+        for group in reversed(range(file.num_row_groups)):
+            if not _may_have(file.metadata.row_group(group).column(0).statistics, decision_id):
+                continue
+            names = file.read_row_group(group, ["decision_id"], use_threads=False)["decision_id"]
+            if places := pc.indices_nonzero(pc.equal(names, decision_id)).to_pylist():
+                batches = file.iter_batches(ROWS_AT_ONCE, [group], use_threads=False)
+                batch, row = divmod(places[-1], ROWS_AT_ONCE)
+                near = pa.Table.from_batches([next(islice(batches, batch, None))])
+                return _as_of_now(near.slice(row, 1), SCHEMA.names)
+    return SCHEMA.empty_table()
+
+
+def _may_have(statistics: pq.Statistics | None, decision_id: str) -> bool:
+    return statistics is None or not statistics.has_min_max or statistics.min <= decision_id <= statistics.max
+
+
+def _load_closed(path: Path, columns: Sequence[str]) -> pa.Table:
     schema = pq.read_schema(path)
     _check_version(path, schema)
-    table = pq.read_table(path, columns=[name for name in columns if name in schema.names], **options)
+    return _as_of_now(pq.read_table(path, columns=[name for name in columns if name in schema.names]), columns)
+
+
+def _as_of_now(table: pa.Table, columns: Sequence[str]) -> pa.Table:
+    """A column that came later is null in an older segment."""
     for name in columns:
-        if name in _LATER and name not in schema.names:
+        if name in _LATER and name not in table.column_names:
             table = table.append_column(SCHEMA.field(name), pa.nulls(len(table), SCHEMA.field(name).type))
     return table.select(columns)
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import pyarrow as pa
@@ -12,6 +15,7 @@ from hypothesis import strategies as st
 
 from feature_repo.contract import MODEL_USER_FEATURES
 from feature_repo.decisions import records
+from feature_repo.decisions.lines import EMPTY_LINE
 from feature_repo.decisions.segments import close_segments, erase_user
 from feature_repo.errors import LongtailError
 from feature_repo.lifecycle import Lifecycle
@@ -158,6 +162,53 @@ async def test_the_last_line_of_a_decision_is_what_was_answered(start: Start, wo
     assert found is not None
     assert len(found["items"]) == 4
     assert [len(row["items"]) for row in records.read(tmp_path, columns=["items"]).to_pylist()] == [4]
+
+
+def write_segment(directory: Path, ids: Sequence[str], *, user_id: str = "u7") -> None:
+    """Decisions about one user, each with its place as its limit; closing makes several groups of many."""
+    wide = {"candidate_item_ids": [f"item {place}" for place in range(60)], "candidate_sources": ["request"]}
+    codes = {"source_codes": [0] * 60, "candidate_categories": [""], "category_codes": [0] * 60}
+    said = {**EMPTY_LINE, **wide, **codes, "user_id": user_id}
+    lines = [{**said, "decision_id": one, "limit": place} for place, one in enumerate(ids)]
+    (directory / "1-1.jsonl").write_text("".join(json.dumps(line, separators=(",", ":")) + "\n" for line in lines))
+
+
+@contextmanager
+def arrow_alone() -> Iterator[pa.MemoryPool]:
+    """The pool of all that Arrow allocates meanwhile."""
+    before = pa.default_memory_pool()
+    pool = pa.proxy_memory_pool(before)
+    pa.set_memory_pool(pool)
+    try:
+        yield pool
+    finally:
+        pa.set_memory_pool(before)
+
+
+@pytest.mark.parametrize("is_closed", [False, True])
+@pytest.mark.parametrize("name", ["u7", f"{1001:032x}", f"{1002:032x}"], ids=["a user", "none", "a decision"])
+def test_one_decision_is_found_without_reading_the_others(tmp_path: Path, name: str, is_closed: bool) -> None:
+    ids = [f"{place:032x}" for place in range(0, 4000, 2)]
+    write_segment(tmp_path, ids, user_id="u7")
+    if is_closed:
+        close_segments(tmp_path)
+    with arrow_alone() as pool:
+        found = records.find(tmp_path, name)
+    assert [found["decision_id"]] == [name] if found else name not in ids
+    assert pool.max_memory() < records.read(tmp_path).nbytes / 4
+
+
+@pytest.mark.parametrize("is_closed", [False, True])
+@pytest.mark.parametrize(("ids", "last"), [(["a", "a", "b"], 1), (["a"] * 1001 + ["b"] * 40 + ["a", "b"], 1041)])
+def test_of_the_lines_of_one_segment_the_last_is_found(
+    tmp_path: Path, ids: list[str], last: int, is_closed: bool
+) -> None:
+    write_segment(tmp_path, ids)
+    if is_closed:
+        close_segments(tmp_path)
+    found = records.find(tmp_path, "a")
+    assert found is not None
+    assert found["limit"] == last
 
 
 async def test_a_forgotten_user_is_gone_also_from_what_is_being_written(

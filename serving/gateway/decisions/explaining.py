@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
+import pyarrow as pa
+
 from feature_repo.decisions import records
 from feature_repo.decisions.lines import DecisionLogReadError
 from feature_repo.decisions.records import POLICIES
@@ -80,6 +82,8 @@ class DecisionArchive:
             raise DecisionUnreadableError(str(error), decision_id=decision_id) from error
         except OSError as error:
             raise DecisionArchiveError(f"the decision log cannot be read: {error}") from error
+        finally:
+            pa.default_memory_pool().release_unused()  # what Arrow keeps for this thread's next read is tens of MB
 
     def _explained(self, decision: Mapping[str, Any]) -> Explanation:
         again = self._again(decision)
