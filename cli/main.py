@@ -19,13 +19,11 @@ from cli import (
     model_server,
     outcomes,
     policy,
-    release,
     report,
     returns,
     select,
     simulate,
     training,
-    tuning,
     up,
 )
 from cli import settings as settings_module
@@ -58,8 +56,6 @@ GROUPS = (
     data,
     features,
     training,
-    tuning,
-    release,
     returns,
     model_server,
     gateway,

@@ -33,7 +33,7 @@ def train_returns(
 
     Example: `longtail train-returns --horizon-days 30 && longtail features materialize`
     """
-    from cli.features import read_moment
+    from cli.features.moments import read_moment
     from training.returns.examples import open_returns
     from training.returns.rows import write_user_returns
     from training.returns.trials import read_trials

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cli.training import model_config, user_weights_file, write_user_weights
+from cli.training.publish import model_config, user_weights_file, write_user_weights
 from feature_repo.errors import LongtailError
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cli.training import ConfigOption, chosen_settings, quiet, shown_progress
+from cli.training.options import ConfigOption, chosen_settings, quiet, shown_progress
 
 if TYPE_CHECKING:
     from training.fitting.progress import Progress
