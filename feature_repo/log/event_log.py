@@ -8,27 +8,25 @@ event, about 60 for an appended one.
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import json
 import logging
 import os
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from feature_repo.errors import LongtailError
+from feature_repo.errors import EventLogError
 from feature_repo.events import Event
+from feature_repo.log.event_lines import blank, decode_event, encode_event, event_id_of, fsync_directory
+from feature_repo.log.known_ids import ImportedIds, contains, digest_of
 from feature_repo.log.tombstones import Tombstones
 
 if TYPE_CHECKING:
     import ibis
-    import numpy as np
-    import numpy.typing as npt
     from ibis.backends.duckdb import Backend
 
 _log = logging.getLogger(__name__)
@@ -46,10 +44,6 @@ COLUMNS = {
     "surface": "VARCHAR",
     "decision_id": "VARCHAR",
 }
-
-
-class EventLogError(LongtailError):
-    """The log cannot be read or written."""
 
 
 class Position(NamedTuple):
@@ -72,7 +66,7 @@ class EventLog:
         self._thread_lock = threading.Lock()
         self._appended: set[int] = set()  # digests of ids in the segments before `_end`
         self._end = START
-        self._imports = _ImportedIds(directory)
+        self._imports = ImportedIds(directory)
         self._tombstones = Tombstones(directory)
 
     def append(self, events: Sequence[Event]) -> list[bool]:
@@ -179,14 +173,13 @@ class EventLog:
         with self._thread_lock, self._file_lock():
             mention = json.dumps(user_id, ensure_ascii=False).encode()
             return {
-                file.name: _without(file, lambda event: event.user_id == user_id, mention)
-                for file in self.segment_files()
+                file.name: blank(file, lambda event: event.user_id == user_id, mention) for file in self.segment_files()
             }
 
     def drop_before(self, moment: datetime) -> dict[str, int]:
         """Blanks what happened before `moment`, likewise."""
         with self._thread_lock, self._file_lock():
-            return {file.name: _without(file, lambda event: event.event_time < moment) for file in self.segment_files()}
+            return {file.name: blank(file, lambda event: event.event_time < moment) for file in self.segment_files()}
 
     def import_files(self) -> list[Path]:
         """The Parquet file of each imported source."""
@@ -203,8 +196,8 @@ class EventLog:
         lines: list[bytes] = []
         fresh: set[int] = set()
         for event in events:
-            digest = _digest(event.event_id)
-            is_new = not (digest in self._appended or digest in fresh or _contains(imported, digest))
+            digest = digest_of(event.event_id)
+            is_new = not (digest in self._appended or digest in fresh or contains(imported, digest))
             is_new = is_new and not self._tombstones.cover(event.user_id, event.event_time)
             taken.append(is_new)
             if is_new:
@@ -225,9 +218,9 @@ class EventLog:
     def _catch_up(self) -> None:
         """Learns the ids that other processes wrote since, and cuts off a torn last line."""
         for line, after in self._lines(self._end):
-            event_id = _event_id(line)
+            event_id = event_id_of(line)
             if event_id is not None:
-                self._appended.add(_digest(event_id))
+                self._appended.add(digest_of(event_id))
             self._end = after
         file = self._file(self._end.segment)
         if file.exists() and file.stat().st_size > self._end.offset:
@@ -242,7 +235,7 @@ class EventLog:
             file.flush()
             os.fsync(file.fileno())
         if offset == 0:
-            _fsync_directory(self._segments)
+            fsync_directory(self._segments)
         self._end = Position(segment, offset + len(data))
 
     def _lines(self, position: Position) -> Iterator[tuple[bytes, Position]]:
@@ -282,95 +275,6 @@ def one_per_id(events: ibis.Table) -> ibis.Table:
         group_by="event_id", order_by=["event_time", "user_id", "item_id", "event_type", "value"]
     )
     return events.mutate(_occurrence=first).filter(ibis._._occurrence == 0).drop("_occurrence")
-
-
-class _ImportedIds:
-    """Digests of the ids in the imports' Parquet, read again when an import changed."""
-
-    def __init__(self, directory: Path) -> None:
-        self._directory = directory
-        self._seen: tuple[tuple[str, int, int], ...] = ()
-        self._digests: npt.NDArray[np.uint64] | None = None
-
-    def digests(self) -> npt.NDArray[np.uint64] | None:
-        """Sorted; None when there is no import."""
-        files = sorted(self._directory.glob("*.parquet"))
-        seen = tuple((file.name, (stat := file.stat()).st_mtime_ns, stat.st_size) for file in files)
-        if seen != self._seen:
-            self._digests = _read_digests(files) if files else None
-            self._seen = seen
-        return self._digests
-
-
-def _read_digests(files: list[Path]) -> npt.NDArray[np.uint64]:
-    import duckdb
-    import numpy as np
-
-    with duckdb.connect() as con:
-        try:
-            paths = [str(file) for file in files]
-            rows = con.execute("SELECT md5_number_lower(event_id) AS digest FROM read_parquet($1)", [paths])
-            return np.sort(np.asarray(rows.fetchnumpy()["digest"], dtype=np.uint64))
-        except duckdb.Error as error:
-            raise EventLogError(f"cannot read the imported events {', '.join(paths)}: {error}") from error
-
-
-def _contains(known: npt.NDArray[np.uint64] | None, digest: int) -> bool:
-    if known is None:
-        return False
-    import numpy as np
-
-    place = int(np.searchsorted(known, np.uint64(digest)))
-    return place < len(known) and int(known[place]) == digest
-
-
-def _digest(event_id: str) -> int:
-    """DuckDB's md5_number_lower."""
-    return int.from_bytes(hashlib.md5(event_id.encode(), usedforsecurity=False).digest()[8:], "little")
-
-
-def encode_event(event: Event) -> bytes:
-    row = asdict(event) | {"event_time": event.event_time.isoformat()}
-    return json.dumps(row, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
-
-
-def decode_event(line: bytes) -> Event | None:
-    """None for a line that is no event: only a damaged disk makes one."""
-    try:
-        row: dict[str, Any] = json.loads(line)
-        return Event(**row | {"event_time": datetime.fromisoformat(row["event_time"])})
-    except (ValueError, KeyError, TypeError):
-        return None
-
-
-def _event_id(line: bytes) -> str | None:
-    event = decode_event(line)
-    return None if event is None else event.event_id
-
-
-def _without(file: Path, is_dropped: Callable[[Event], bool], mention: bytes = b"") -> int:
-    """The file with blanks in place of such lines, which all hold `mention`."""
-    lines, count = file.read_bytes().splitlines(keepends=True), 0
-    for place, line in enumerate(lines):
-        if mention in line and (event := decode_event(line)) is not None and is_dropped(event):
-            lines[place] = b" " * (len(line) - 1) + b"\n"
-            count += 1
-    if count:
-        unfinished = file.with_name(f".{file.name}.unfinished")
-        unfinished.write_bytes(b"".join(lines))
-        with unfinished.open("rb") as written:
-            os.fsync(written.fileno())
-        unfinished.replace(file)
-        _fsync_directory(file.parent)
-    return count
-
-
-def _fsync_directory(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 _IBIS_TYPES = {"VARCHAR": "string", "DOUBLE": "float64", "TIMESTAMPTZ": "timestamp('UTC', 6)"}

@@ -14,9 +14,11 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Final, Protocol
 
+from feature_repo.errors import EventLogError
 from feature_repo.events import Event, refusal
 from feature_repo.layout import StateDir
-from feature_repo.log.event_log import EventLog, EventLogError, decode_event
+from feature_repo.log.event_lines import decode_event
+from feature_repo.log.event_log import EventLog
 from feature_repo.settings import FeatureSettings
 
 BATCH_EVENTS: Final = 1_000

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from feature_repo.errors import LongtailError
+from feature_repo.errors import EventLogError, LongtailError
 from feature_repo.events import Event
-from feature_repo.log.event_log import EventLogError, encode_event
+from feature_repo.log.event_lines import encode_event
 from feature_repo.log.event_streams import APPEND_TIMEOUT_S
 
 try:

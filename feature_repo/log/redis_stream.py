@@ -9,8 +9,9 @@ from typing import Any, Final
 
 import redis
 
+from feature_repo.errors import EventLogError
 from feature_repo.events import Event
-from feature_repo.log.event_log import EventLogError, encode_event
+from feature_repo.log.event_lines import encode_event
 from feature_repo.log.event_streams import APPEND_TIMEOUT_S
 
 GROUP: Final = "longtail"

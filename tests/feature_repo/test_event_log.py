@@ -7,8 +7,9 @@ from pathlib import Path
 import ibis
 import pytest
 
+from feature_repo.errors import EventLogError
 from feature_repo.events import Event
-from feature_repo.log.event_log import EventLog, EventLogError, Position
+from feature_repo.log.event_log import EventLog, Position
 from tests.feature_repo.world import event
 
 
@@ -76,7 +77,8 @@ def test_a_full_disk_acknowledges_nothing_and_loses_nothing(tmp_path: Path) -> N
     program = """
 import resource, sys
 from pathlib import Path
-from feature_repo.log.event_log import EventLog, EventLogError
+from feature_repo.errors import EventLogError
+from feature_repo.log.event_log import EventLog
 from tests.feature_repo.world import event
 log = EventLog(Path(sys.argv[1]))
 log.append([event("a")])

@@ -10,8 +10,10 @@ import pytest
 import redis
 from confluent_kafka import Producer
 
+from feature_repo.errors import EventLogError
 from feature_repo.layout import StateDir
-from feature_repo.log.event_log import EventLog, EventLogError, encode_event
+from feature_repo.log.event_lines import encode_event
+from feature_repo.log.event_log import EventLog
 from feature_repo.log.event_streams import EventSink, EventSource, Intake, Taken, open_sink, open_source
 from feature_repo.log.kafka_stream import KafkaSink, KafkaSource
 from feature_repo.log.redis_stream import RedisSink, RedisSource
