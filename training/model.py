@@ -25,26 +25,15 @@ import numpy as np
 from keras import ops
 
 from training.log.popularity import POPULARITY_FEATURES
-from training.network.blocks import FAR_BELOW, CandidateAttention
+from training.network.blocks import CandidateAttention
 from training.network.encoders import Encoded, make_encoder
 from training.network.fill_values import nothing_learnt
 from training.network.items import ItemTable
-from training.network.losses import candidate_losses, gbce, softmax_against, weighted_mean, without_own
+from training.network.objective import Objective
 from training.network.shape import ModelShape
-from training.network.teacher import Teacher
 from training.vocabulary import FIRST_ROW
 
 Tensors = Mapping[str, Any]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Objective:
-    """What is minimised: of a sequence model besides the head's losses, and of a student besides the labels'."""
-
-    loss: str = "softmax"  # or "gbce"
-    gbce_calibration: float = 0.75
-    head_weight: float = 1.0
-    teacher: Teacher | None = None
 
 
 class Recommender(keras.Model):  # type: ignore[misc]  # the library ships no types
@@ -171,42 +160,8 @@ class Recommender(keras.Model):  # type: ignore[misc]  # the library ships no ty
     def compute_loss(
         self, x: Any = None, y: Any = None, y_pred: Any = None, sample_weight: Any = None, training: bool = True
     ) -> Any:
-        """Binary cross-entropy of `rank`, softmax of `retrieve`, and the Gaussian prior of δ_u.
-
-        y [batch, candidates] is 1 for an item the user went on to engage with, 0 for a sampled one, −1 for padding.
-        x["candidate_log_odds"] is log(draws × probability) of the item as a negative, so that what is learnt is the
-        odds of engagement and not the odds against this way of sampling. x["candidate_weight"], where it is given, is
-        how much each candidate counts; see training.examples.shown.
-
-        Of packed rows also what came next at every token, against negatives that the batch shares.
-        """
-        is_packed = "segment" in x
-        flat = {
-            name: ops.reshape(x[name], (-1, *ops.shape(x[name])[2:])) if is_packed else x[name]
-            for name in ("candidate_log_odds", "example_weight", "prior_share", "user")
-        }
-        label = ops.reshape(y, (-1, ops.shape(y)[-1]))
-        per_user = ops.sum(ops.maximum(label, 0.0), axis=1)
-        rank = ops.cast(y_pred["rank"], "float32") - flat["candidate_log_odds"]
-        retrieve = ops.cast(y_pred["retrieve"], "float32") - flat["candidate_log_odds"]
-        weight = ops.reshape(x["candidate_weight"], ops.shape(label)) if "candidate_weight" in x else None
-        binary, listwise = candidate_losses(rank, label, weight)
-        loss = binary + (listwise if is_packed else candidate_losses(retrieve, label, weight)[1])
-        teacher, told = self.objective.teacher, {}
-        if teacher is not None:
-            told = teacher.logits(x)
-            shift = ops.where(label >= 0, -flat["candidate_log_odds"], FAR_BELOW)
-            shift = shift if weight is None else shift + ops.log(ops.maximum(weight, 1e-9))
-            heads = ("rank",) if is_packed else ("rank", "retrieve")
-            apart = sum(teacher.divergence(y_pred[head], told[head], shift) for head in heads)
-            loss = teacher.beside(loss, per_user * apart)
-        delta = ops.cast(self.user_weights(flat["user"]), "float32")
-        prior = 0.5 * self.model_shape.user_prior * ops.sum(ops.square(delta), axis=1) * flat["prior_share"]
-        total = ops.sum(flat["example_weight"] * loss + prior)
-        total = total / ops.maximum(ops.sum(flat["example_weight"] * per_user), 1.0)
-        if not is_packed:
-            return total
-        return self.objective.head_weight * total + self._sequence_loss(x, y_pred, told, training)
+        """What `training.network.objective` makes of it."""
+        return self.objective.value(self, x, y, y_pred, training=training)
 
     def sequence_logits(self, x: Tensors, users: Any, training: bool = False) -> tuple[Any, Any]:
         """Of what came next [tokens], and of the items that the batch shares [tokens, negatives], at every token.
@@ -220,27 +175,6 @@ class Recommender(keras.Model):  # type: ignore[misc]  # the library ships no ty
         negative = ops.cast(ops.matmul(users, ops.transpose(vectors)), "float32") + bias
         positive = ops.cast(ops.sum(users * self.items(targets, training=training), axis=-1), "float32")
         return positive + ops.cast(self.item_bias(targets)[:, 0], "float32"), negative
-
-    def _sequence_loss(self, x: Tensors, y_pred: Tensors, told: Tensors, training: bool) -> Any:
-        """What came next at every token of the rows that has an answer; `told` are the teacher's answers, if any."""
-        positive, shared = self.sequence_logits(x, y_pred["users"], training)
-        targets, negatives = ops.reshape(x["targets"], (-1,)), ops.reshape(x["negatives"], (-1,))
-        log_odds = ops.reshape(x["negative_log_odds"], (-1,))
-        negative = without_own(shared - log_odds, negatives, targets)
-        if self.objective.loss == "gbce":
-            values = gbce(
-                positive,
-                negative,
-                num_items=self.model_shape.num_items,
-                calibration=self.objective.gbce_calibration,
-            )
-        else:
-            values = softmax_against(positive, negative)
-        teacher = self.objective.teacher
-        if teacher is not None:
-            shift = without_own(ops.zeros_like(shared) - log_odds, negatives, targets)
-            values = teacher.beside(values, teacher.sequence_divergence((positive, shared), x, told["users"], shift))
-        return weighted_mean(values, ops.reshape(x["target_weight"], (-1,)))
 
     def get_config(self) -> dict[str, Any]:
         return {"shape": asdict(self.model_shape)}

@@ -8,8 +8,9 @@ from training.examples.lessons import AnyExamples
 from training.examples.preparation import Preparation
 from training.fitting import devices
 from training.fitting.batches import make_batches
-from training.model import Objective, Recommender, build
+from training.model import Recommender, build
 from training.network import fill_values
+from training.network.objective import Objective
 from training.network.shape import ModelShape
 from training.settings import TrainingSettings
 
