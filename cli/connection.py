@@ -41,9 +41,10 @@ def connected(command: Callable[Concatenate[Client, P], None]) -> Callable[..., 
 
         files = {name: given.pop(name) for name in OPTIONS if name in given}
         settings: Settings = context.obj
-        with Client(
-            address or settings.gateway.address, credentials=ClientCredentials.read(client_settings(settings, **files))
-        ) as client:
+        credentials = ClientCredentials.read(client_settings(settings, **files))
+        ours = settings.gateway
+        metrics = "" if address else ours.metrics_address  # those of another gateway are not known
+        with Client(address or ours.address, credentials=credentials, metrics_address=metrics) as client:
             command(client, **given)  # type: ignore[call-arg]
 
     del command.__annotations__[next(iter(inspect.signature(command).parameters))]  # Client is imported late

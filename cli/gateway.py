@@ -153,14 +153,19 @@ def status(
     client: Client,
     *,
     user: Annotated[str, typer.Option("--user", "-u", help="Show what is known of this user too.")] = "",
+    metrics: Annotated[
+        str,
+        typer.Option(help="Its metrics, HOST:PORT. Default: gateway.metrics_address, where no --address is given."),
+    ] = "",
 ) -> None:
-    """Show whether the gateway is well, which model and policy it uses, and what it knows of a user.
+    """Show whether the gateway is well, how many workers, which model and policy it has, and what it knows of a user.
 
     Example: `longtail status --user 42`.
     """
     from serving.client import print_state, print_status
+    from serving.worker_counts import told_workers
 
-    print_status(client.status())
+    print_status(client.status(), workers=told_workers(metrics or client.metrics_address))
     if user:
         print_state(client.state(user))
 

@@ -45,8 +45,14 @@ class Client:
     """Calls one gateway. Every failure is a ClientError that says what to do."""
 
     def __init__(
-        self, address: str, *, credentials: ClientCredentials = PLAINTEXT, surface: str = "command_line"
+        self,
+        address: str,
+        *,
+        credentials: ClientCredentials = PLAINTEXT,
+        surface: str = "command_line",
+        metrics_address: str = "",
     ) -> None:
+        self.metrics_address = metrics_address  # empty: not known
         self._address = address
         self._surface = surface
         self._credentials = credentials
@@ -205,10 +211,11 @@ def print_ack(ack: feedback_pb2.EventAck) -> None:
     _console().print(Text(f"event {ack.event_id} {name}"))
 
 
-def print_status(status: Status) -> None:
+def print_status(status: Status, *, workers: str) -> None:
     console = _console()
     ranking = status.ranking
     console.print(Text(f"gateway {status.address} is {status.health}"))
+    console.print(Text(f"workers {workers}"))
     console.print(Text(f"model   {_model(ranking)}"))
     arms = ", ".join(f"{one.name}/{one.arm}" for one in ranking.experiments)
     console.print(Text(f"policy  {ranking.policy_version}{', experiments ' if arms else ''}{arms}"))

@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from serving.gateway.observing.telemetry import Telemetry
+from serving.gateway.running.metrics_endpoint import count_workers
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 DASHBOARD = json.loads((DEPLOY / "grafana/dashboards/longtail.json").read_text())
@@ -29,6 +30,7 @@ GROUPING = re.compile(r"\bby \(([^)]*)\)")
 def metrics() -> dict[str, set[str]]:
     """The labels of every series that the gateway has."""
     telemetry = Telemetry()
+    count_workers(telemetry.registry, wanted=1, ready=lambda: 1)
     labels: dict[str, set[str]] = {}
     for collector in set(telemetry.registry._collector_to_names):  # every metric that is registered, kept or not
         for metric in getattr(collector, "describe", list)():

@@ -22,6 +22,7 @@ from cli.main import app
 from feature_repo.layout import StateDir
 from feature_repo.online import store
 from feature_repo.settings import FeatureSettings
+from loadtest.processes import free_address
 from tests.gateway.certificates import Authority
 from tests.gateway.tiny_model_server import TinyModel, contract, serving
 
@@ -103,7 +104,8 @@ def test_the_gateway_never_imports_tensorflow() -> None:
 
 
 def test_it_serves_learns_and_drains(state: StateDir) -> None:
-    env = environ(state)
+    metrics = free_address()
+    env = environ(state, metrics_address=metrics)
     with running(env) as (process, address):
         ranked = longtail("rank", "--user", "u", "--items", "a,b,c", "--explain", "--address", address, env=env)
         assert ranked.returncode == 0, ranked.stderr
@@ -114,12 +116,13 @@ def test_it_serves_learns_and_drains(state: StateDir) -> None:
         assert recorded.returncode == 0, recorded.stderr
         assert "accepted" in recorded.stdout
         for _ in range(100):
-            told = longtail("status", "--user", "u", "--address", address, env=env)
+            told = longtail("status", "--user", "u", "--address", address, "--metrics", metrics, env=env)
             if "1 behaviours known" in told.stdout:
                 break
             time.sleep(0.05)
         assert "1 behaviours known" in told.stdout
         assert "SERVING" in told.stdout
+        assert "workers 1 of 1 ready" in told.stdout
 
         ranked = longtail("rank", "--user", "u", "--items", "a,b,c", "--address", address, env=env)
         assert "1 seen" in ranked.stdout

@@ -23,7 +23,8 @@ from feature_repo.settings import FeatureSettings
 from loadtest.processes import free_address
 from longtail.activation.v1 import activation_pb2 as pb
 from longtail.activation.v1 import activation_pb2_grpc, feedback_pb2, feedback_pb2_grpc
-from tests.gateway.test_gateway_process import STARTUP_S, environ, make_items
+from serving.worker_counts import told_workers
+from tests.gateway.test_gateway_process import STARTUP_S, environ, longtail, make_items
 
 CALLS = 40
 
@@ -92,6 +93,20 @@ def test_two_workers_answer_on_one_port_and_their_metrics_are_summed(pool: Pool)
     assert close_segments(pool.state.decisions) == 0, "and holds it"
 
 
+def test_status_tells_how_many_workers_there_are_where_their_metrics_are_known(pool: Pool) -> None:
+    env = environ(pool.state, address=pool.address, metrics_address=pool.metrics)
+    elsewhere = environ(pool.state, metrics_address=pool.metrics)
+    assert "workers 2 of 2 ready" in longtail("status", env=env).stdout
+    named = ("status", "--address", pool.address)
+    assert "workers unknown; give --metrics" in longtail(*named, env=elsewhere).stdout, (
+        "those may be of another gateway"
+    )
+    assert "workers 2 of 2 ready" in longtail(*named, "--metrics", pool.metrics, env=elsewhere).stdout
+    gone = longtail(*named, "--metrics", free_address(), env=env)
+    assert gone.returncode == 0
+    assert "workers unknown; no metrics at" in gone.stdout
+
+
 def test_an_event_that_any_worker_took_is_applied_once(pool: Pool) -> None:
     acks = []
     for place in range(8):
@@ -117,10 +132,12 @@ def test_an_event_that_any_worker_took_is_applied_once(pool: Pool) -> None:
 def test_a_worker_that_is_killed_gets_a_successor_and_all_drain_together(pool: Pool) -> None:
     before = pool.workers()
     os.kill(min(before), signal.SIGKILL)
+    until(lambda: told_workers(pool.metrics).startswith("1 of 2 ready"))
     until(lambda: len(pool.workers() - before) == 1)
     with pool.connect() as channel:
         request = pb.RankItemsRequest(user_id="u", candidate_item_ids=["a"])
         until(lambda: bool(activation_pb2_grpc.ActivationServiceStub(channel).RankItems(request, timeout=10)))
+    until(lambda: told_workers(pool.metrics).startswith("2 of 2 ready"))
     left = pool.workers()
     pool.process.send_signal(signal.SIGTERM)
     assert pool.process.wait(STARTUP_S) == 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from prometheus_client import CollectorRegistry, start_http_server
+from prometheus_client import CollectorRegistry, Gauge, start_http_server
 
 from feature_repo.errors import LongtailError
 from serving.gateway.observing.telemetry import Telemetry
@@ -12,7 +12,17 @@ from serving.gateway.observing.telemetry import Telemetry
 
 def serve_metrics(address: str, telemetry: Telemetry) -> Callable[[], None]:
     """Gives what ends it; an empty address serves none. Raises LongtailError when the address cannot be had."""
+    if address:
+        count_workers(telemetry.registry, wanted=1, ready=lambda: 1)
     return serve_registry(address, telemetry.registry)
+
+
+def count_workers(registry: CollectorRegistry, *, wanted: int, ready: Callable[[], int]) -> None:
+    """Told by the process that serves the metrics: a worker knows of no other."""
+    told = Gauge("longtail_workers_wanted", "Processes that are to serve.", registry=registry)
+    told.set(wanted)
+    told = Gauge("longtail_workers_ready", "Of these, those that became ready and have not ended.", registry=registry)
+    told.set_function(ready)
 
 
 def serve_registry(address: str, registry: CollectorRegistry) -> Callable[[], None]:

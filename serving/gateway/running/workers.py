@@ -63,6 +63,9 @@ class _Worker:
                 raise LongtailError(f"worker {self.number} was not ready in {READY_S:.0f} s; its log says why")
         self.ready_at_s = time.monotonic()
 
+    def serves(self) -> bool:
+        return self.is_ready.is_set() and self.process.poll() is None
+
     def _read(self) -> None:
         assert self.process.stdout is not None
         for line in self.process.stdout:
@@ -95,7 +98,7 @@ def serve_with_workers(plan: Plan, *, on_ready: Callable[[int], None]) -> None:
         workers += [start(number) for number in range(plan.count)]
         for worker in workers:
             worker.wait_ready(stop)
-        stack.callback(_serve_metrics(plan.metrics_address, directory))
+        stack.callback(_serve_metrics(plan.metrics_address, directory, workers))
         on_ready(port)
         while not stop.wait(LOOK_S):
             _replace_dead(workers, start, directory)
@@ -146,12 +149,13 @@ def _held(host: str, port: int) -> socket.socket:
     return held
 
 
-def _serve_metrics(address: str, directory: str) -> Callable[[], None]:
+def _serve_metrics(address: str, directory: str, workers: Sequence[_Worker]) -> Callable[[], None]:
     from prometheus_client import CollectorRegistry
     from prometheus_client.multiprocess import MultiProcessCollector
 
-    from serving.gateway.running.metrics_endpoint import serve_registry
+    from serving.gateway.running.metrics_endpoint import count_workers, serve_registry
 
     registry = CollectorRegistry()
     MultiProcessCollector(registry, path=directory)  # type: ignore[no-untyped-call]
+    count_workers(registry, wanted=len(workers), ready=lambda: sum(worker.serves() for worker in workers))
     return serve_registry(address, registry)
