@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import pyarrow.parquet as pq
 
 from feature_repo.contract import MODEL_USER_FEATURES
 from feature_repo.errors import LongtailError
+from feature_repo.log.extent import Extent
 from training.blend import blend_file
 from training.blend.blend import Blend
 from training.model import Recommender, build
@@ -44,6 +46,7 @@ class TrainedModel:
     settings: dict[str, Any] = field(default_factory=dict)
     fill_values: FillValues = field(default_factory=nothing_learnt)  # what stands in for missing user features
     teacher: dict[str, Any] | None = None  # of a student: see distillation.Teachers
+    log: Extent | None = None  # how much of the event log it was split from; what came later is not asked of it
 
     @property
     def shape(self) -> ModelShape:
@@ -124,6 +127,7 @@ def save(model: TrainedModel, directory: Path) -> None:
         "settings": model.settings,
         "missing_values": model.fill_values.as_json(),
         "teacher": model.teacher,
+        "log": None if model.log is None else model.log.as_json(),
     }
     (draft / "model.json").write_text(json.dumps(described, indent=2))
     shutil.rmtree(directory, ignore_errors=True)
@@ -174,6 +178,7 @@ def load(directory: Path) -> TrainedModel:
             settings=described["settings"],
             fill_values=from_json(described["missing_values"]),
             teacher=described.get("teacher"),
+            log=_log_of(described),
         )
 
 
@@ -181,6 +186,16 @@ def teacher_version(directory: Path) -> int:
     """Of a student its teacher's, of any other model its own. Raises LongtailError as `load` does."""
     described = _described(directory)
     return int((described.get("teacher") or described)["version"])
+
+
+def log_read(directory: Path) -> Extent | None:
+    """How much of the event log the model was split from. Raises LongtailError as `load` does."""
+    return _log_of(_described(directory))
+
+
+def _log_of(described: Mapping[str, Any]) -> Extent | None:
+    """None of a model from before this was kept."""
+    return Extent.from_json(described["log"]) if described.get("log") else None
 
 
 def load_user_weights(directory: Path) -> UserWeights:

@@ -9,12 +9,13 @@ from pathlib import Path
 import keras
 import numpy as np
 
+from feature_repo.log.extent import Extent
 from training import artifact
 from training.artifact import TrainedModel
 from training.blend.blend import Blend, popularity_windows
 from training.blend.neighbours import neighbours_of
 from training.examples.preparation import Preparation
-from training.examples.split import Split, split
+from training.examples.split import Split, SplitName, split
 from training.fitting.blend_fitting import fit_blend
 from training.fitting.distillation import CHECKPOINTS, find_teachers, student_settings
 from training.fitting.phases import Phases
@@ -24,6 +25,7 @@ from training.model import Recommender
 from training.vocabulary import FIRST_ROW, UNKNOWN
 
 MODEL_FOLDER = "model"
+LOG = "log.json"  # among the checkpoints: how much of the event log they are of
 
 
 def student_run(run: Run, folder: Path) -> Run:
@@ -32,7 +34,7 @@ def student_run(run: Run, folder: Path) -> Run:
     Raises LongtailError when there is no such model, or it is of another log or other settings.
     """
     teachers = find_teachers(
-        folder / "checkpoints",
+        _checkpoints(folder),
         artifact.teacher_version(folder / MODEL_FOLDER),
         run.settings,
         lambda settings, phase: run.with_settings(settings).fingerprint(phase),
@@ -50,11 +52,26 @@ def train(
     if warm:
         run = run.with_settings(run.settings.model_copy(update={"max_epochs": run.settings.warm_epochs}))
     made = split(run.log, "temporal", run.settings)
-    checkpoints = folder / "checkpoints" if run.teachers is None else folder / "checkpoints" / CHECKPOINTS
+    checkpoints = _checkpoints(folder) if run.teachers is None else _checkpoints(folder) / CHECKPOINTS
     learnt = learn(run, made, checkpoints, resume=resume, warm=warm, refit=True, progress=progress)
     model = _as_trained(run, learnt, version)
     artifact.save(model, folder / MODEL_FOLDER)
     return model
+
+
+def kept_log(folder: Path) -> Extent | None:
+    """The log that the kept model is asked about, however much came in since. Raises LongtailError without a model."""
+    return artifact.log_read(folder / MODEL_FOLDER)
+
+
+def interrupted_log(folder: Path, split_name: SplitName = "temporal") -> Extent | None:
+    """The log that an interrupted run goes on with; None when there was none."""
+    return Extent.read(_checkpoints(folder, split_name) / LOG)
+
+
+def _checkpoints(folder: Path, split_name: SplitName = "temporal") -> Path:
+    every = folder / "checkpoints"
+    return every if split_name == "temporal" else every / split_name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +92,8 @@ def learn(
 
     Without `refit` the searched model itself is the result: leave-one-out fits on train only.
     """
+    if not resume:
+        run.reader.extent.write(folder / LOG)
     phases = Phases(run=run, folder=folder, resume=resume, warm=warm, progress=progress)
     searched = phases.search(made.validation)
     recommender, prepared = searched.fit.recommender, searched.prepared
@@ -132,6 +151,7 @@ def _as_trained(run: Run, learnt: Learnt, version: int) -> TrainedModel:
         settings=run.settings.model_dump(mode="json"),
         fill_values=learnt.recommender.fill_values,
         teacher=None if run.teachers is None else run.teachers.as_json(),
+        log=run.reader.extent,
     )
 
 

@@ -93,7 +93,14 @@ def evaluate(
     from training.release import publish as publishing
     from training.reports import reporting
 
-    run = runs.start(settings.state.events, settings.features, chosen, catalogue=catalogue_file(settings.state))
+    training, extent = settings.state.training, None  # of the log: all there is
+    if split is SplitOption.TEMPORAL and compare is None:
+        extent = workflow.kept_log(training)
+    elif resume:
+        extent = workflow.interrupted_log(training, split.value)
+    run = runs.start(
+        settings.state.events, settings.features, chosen, catalogue=catalogue_file(settings.state), extent=extent
+    )
     if compare is not None:
         _compare(settings, run, compare)
         return
@@ -107,7 +114,7 @@ def evaluate(
     with shown_progress(chosen, f"{split.value}-{now}") as progress:
         result = reporting.evaluate(
             run,
-            settings.state.training,
+            training,
             split=split.value,
             k=max(k, 10),
             resume=resume,

@@ -51,16 +51,18 @@ def train(
     from training import workflow
     from training.fitting import runs
 
-    run = runs.start(settings.state.events, settings.features, chosen, catalogue=catalogue_file(settings.state))
+    training = settings.state.training
+    extent = workflow.kept_log(training) if distil else workflow.interrupted_log(training) if resume else None
+    run = runs.start(
+        settings.state.events, settings.features, chosen, catalogue=catalogue_file(settings.state), extent=extent
+    )
     if run.refused is not None:
         typer.echo(f"{chosen.impressions}: {len(run.refused)} items shown and not chosen", err=True)
     if distil:
-        run = workflow.student_run(run, settings.state.training)
+        run = workflow.student_run(run, training)
     version = workflow.new_version(datetime.now(UTC))
     with shown_progress(run.settings, str(version)) as progress:
-        model = workflow.train(
-            run, settings.state.training, version=version, resume=resume, warm=warm, progress=progress
-        )
+        model = workflow.train(run, training, version=version, resume=resume, warm=warm, progress=progress)
     for note in model.fill_values.notes():
         typer.echo(f"note: {note}", err=True)
     best = model.curve[model.best_epoch - 1]["validation_ndcg"]

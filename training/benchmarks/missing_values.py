@@ -55,9 +55,7 @@ def measure(
     run = started(data, folder, state, chosen)
     folder = state.training / strategy
     model = _trained(run, folder)
-    rowless = replace(
-        run, reader=RowlessReader(con=run.reader.con, events=run.reader.events, settings=run.reader.settings)
-    )
+    rowless = replace(run, reader=RowlessReader(**vars(run.reader)))
     found = {"validation": _validation(run, folder)}
     for name, asked in (("test", run), ("test, no rows", rowless)):
         _, assessment = examination.evaluate(asked, model)

@@ -9,6 +9,7 @@ from typing import Final
 
 import numpy as np
 
+from feature_repo.log.extent import Extent
 from feature_repo.settings import FeatureSettings
 from training import artifact
 from training.blend.evidence import Evidence, learn_evidence
@@ -92,9 +93,16 @@ class Run:
         return digest.hexdigest()[:16]
 
 
-def start(events: Path, features: FeatureSettings, settings: TrainingSettings, *, catalogue: Path | None = None) -> Run:
-    """Reads the log and the impressions; `catalogue` is the file of the items, if there is one."""
-    reader = open_log(events, features)
+def start(
+    events: Path,
+    features: FeatureSettings,
+    settings: TrainingSettings,
+    *,
+    catalogue: Path | None = None,
+    extent: Extent | None = None,
+) -> Run:
+    """Reads the log, or so much of it, and the impressions; `catalogue` is the file of the items, if there is one."""
+    reader = open_log(events, features, extent)
     log = reader.engagements()
     refused = None if settings.impressions is None else read_refused(settings.impressions, log)
     return Run(reader=reader, log=log, settings=settings, catalogue=catalogue, refused=refused)

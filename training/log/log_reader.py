@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from feature_repo.log.event_log import EventLog
+from feature_repo.log.extent import Extent, frozen
 from feature_repo.settings import FeatureSettings
 from feature_repo.tables import views
 from feature_repo.tables.expressions import microseconds
@@ -38,6 +39,7 @@ class LogReader:
     con: Any
     events: ibis.Table
     settings: FeatureSettings
+    extent: Extent  # how much of the log it is
 
     def engagements(self) -> Engagements:
         """Every event of positive weight; the same user, item, type and second counts once, as in the views.
@@ -112,11 +114,14 @@ class LogReader:
         )
 
 
-def open_log(directory: Path, settings: FeatureSettings) -> LogReader:
-    """A reader of the event log in `directory`, within the memory and threads of a build."""
+def open_log(directory: Path, settings: FeatureSettings, extent: Extent | None = None) -> LogReader:
+    """A reader of the event log in `directory`, or of so much of it, within the memory and threads of a build."""
     import ibis
 
     options = {"memory_limit": settings.build_memory, "threads": settings.build_threads}
     con = ibis.duckdb.connect(**{name: value for name, value in options.items() if value})
-    events = con.create_table("events_for_training", EventLog(directory).table(con), temp=True)
-    return LogReader(con=con, events=events, settings=settings)
+    log = EventLog(directory)
+    with frozen(log, extent) as kept:
+        rows = log.table(con, segments=kept.segments, imports=kept.imports)
+        events = con.create_table("events_for_training", rows, temp=True)
+    return LogReader(con=con, events=events, settings=settings, extent=kept.extent)

@@ -34,21 +34,27 @@ def evaluate(
     run: Run, model: TrainedModel, *, k: int = 10, also: Mapping[str, MakeScorer] = NOBODY
 ) -> tuple[Question, Assessment]:
     """Asks the kept model, and whoever is named in `also`, the test question of the split it was trained before."""
-    question = _test_question(run, model)
-    prepared = prepare(question.fit, question.cut_us)
+    question, prepared = _test_question(run, model)
     return question, _assess(run, question, prepared, model.recommender, model.blend, k=k, also=also)
 
 
-def _test_question(run: Run, model: TrainedModel) -> Question:
+def _test_question(run: Run, model: TrainedModel) -> tuple[Question, Preparation]:
     """Raises LongtailError when the log or the settings are no longer those that the model was trained before."""
     question = split(run.log, "temporal", run.settings).test
     if question.cut_us != model.window_us[1]:
         raise LongtailError(
-            f"the model {model.version} was trained before {iso(model.window_us[1])}, but the test of this log and "
-            f"these settings starts at {iso(question.cut_us)}: events came in or settings changed; "
-            "run `longtail train` again"
+            f"the model {model.version} was trained before {iso(model.window_us[1])}, but the test of its log and "
+            f"these settings starts at {iso(question.cut_us)}: settings changed, or an import was replaced or a user "
+            "erased; run `longtail train` again"
         )
-    return question
+    prepared = prepare(question.fit, question.cut_us)
+    met = run.log.item_ids[prepared.known_items]
+    if not np.array_equal(met, model.item_ids[: len(met)]):
+        raise LongtailError(
+            f"the log that the model {model.version} learnt from has other items now: an import was replaced or a "
+            "user erased; run `longtail train` again"
+        )
+    return question, prepared
 
 
 def evaluate_leave_one_out(
@@ -99,8 +105,7 @@ def _own_scorers(
 
 def candidates(run: Run, model: TrainedModel, *, k: int) -> pd.DataFrame:
     """The test question's `ranked_candidates`: what a policy would choose from, and what users then did."""
-    question = _test_question(run, model)
-    prepared = prepare(question.fit, question.cut_us)
+    question, prepared = _test_question(run, model)
     columns = run.user_columns(question.moments)
     scorer = _own_scorers(question, prepared, model.recommender, model.blend, columns)[MODEL]
     return candidate_frame(question, prepared, scorer, columns.state, k=k)
