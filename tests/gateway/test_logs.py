@@ -150,7 +150,7 @@ async def test_an_answer_of_a_stream_is_looked_at_by_itself(start: Start, world:
 @pytest.mark.parametrize("log_format", ["text", "json"])
 def test_the_process_logs_in_the_format_that_is_set(log_format: str) -> None:
     script = (
-        "import logging; from serving.gateway import logs; "
+        "import logging; from serving.gateway.observing import logs; "
         f"logs.configure({log_format!r}, 'info'); logging.getLogger('x').info('told %s', 'so'); "
         "logging.getLogger('x').debug('not told')"
     )

@@ -80,13 +80,16 @@ class BlendGraph(tf.Module):  # type: ignore[misc]  # the library ships no types
         own = rows + start[:, None]
         places = tf.maximum(tf.math.unsorted_segment_max(places, own, batch * self._num_rows), 0)  # [batch × rows]
         met = self._rows.gather(user.history) + start[:, None, None, None]  # [batch, history, matrices, neighbours]
-        place = tf.reshape(tf.gather_nd(places, tf.reshape(met, [-1, 1])), [-1, *met.shape[2:]])
-        hit = tf.where(place)  # [hits, 3]: which of the histories' items, by which matrix, its how manieth neighbour
-        said_by = tf.cast(tf.gather(tf.reshape(user.history, [-1]), hit[:, :1]), tf.int64)
-        values = self._values.entries(tf.concat([said_by, hit[:, 1:]], 1))
-        target = tf.cast(tf.gather_nd(place, hit), tf.int64) * len(MATRICES) + hit[:, 1]
+        place = tf.gather_nd(places, tf.reshape(met, [-1, 1]))
+        hit = tf.where(place)[:, 0]  # which neighbours of the histories' items are candidates
+        said = hit // met.shape[-1]  # by which of the items and of its matrices
+        target = tf.cast(tf.gather(place, hit), tf.int64) * len(MATRICES) + said % len(MATRICES)
         shape = tf.stack([(batch * count + 1) * len(MATRICES), tf.size(user.history)])
-        found = tf.SparseTensor(tf.stack([target, hit[:, 0]], 1), values, tf.cast(shape, tf.int64))
+        found = tf.SparseTensor(
+            tf.stack([target, said // len(MATRICES)], 1),
+            self._values.picked(user.history, hit),
+            tf.cast(shape, tf.int64),
+        )
         fadings = tf.reshape(user.fadings, [-1, len(FADINGS)])
         evidence = tf.reshape(tf.sparse.sparse_dense_matmul(found, fadings), [-1, len(EVIDENCE_CHANNELS)])
         return tf.gather(evidence, tf.gather(places, own))

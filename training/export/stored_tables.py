@@ -38,9 +38,18 @@ class Table(tf.Module):  # type: ignore[misc]  # the library ships no types
         """int32 [...] → what these rows hold [..., width]."""
         return self._decoded([tf.gather(each, rows) for each in self._stored])
 
-    def entries(self, index: tf.Tensor) -> tf.Tensor:
-        """int64 [entries, axes of the table] → single numbers [entries]."""
-        return self._decoded([tf.gather_nd(each, index) for each in self._stored])
+    def picked(self, rows: tf.Tensor, places: tf.Tensor) -> tf.Tensor:
+        """Of `gather(rows)`, laid out flat, the numbers at int64 places [picked] alone.
+
+        Whole rows are copied, from one place each; single numbers picked from all over the table cost more.
+        """
+        width = self._stored[0].shape[-1]
+        return self._decoded(
+            [
+                tf.gather(tf.reshape(tf.gather(each, rows), [-1]), places // (width // each.shape[-1]))
+                for each in self._stored
+            ]
+        )
 
     def dots(self, users: tf.Tensor) -> tf.Tensor:
         """float32 [batch, width] → their products with every row [batch, rows]; no more than a block is decoded.
@@ -130,10 +139,6 @@ class RootTable(Table):
 
     def __init__(self, values: np.ndarray) -> None:
         super().__init__(*root_bytes(values))
-
-    def entries(self, index: tf.Tensor) -> tf.Tensor:
-        codes, scale = self._stored
-        return self._decoded([tf.gather_nd(codes, index), tf.gather_nd(scale, index[:, :-1])[:, 0]])
 
     def _decoded(self, stored: Sequence[tf.Tensor]) -> tf.Tensor:
         codes, scale = stored
