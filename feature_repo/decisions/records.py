@@ -2,16 +2,12 @@
 
 Under `StateDir.decisions` lie `<time>-<process>.jsonl` while a gateway writes it and `<time>-<process>.parquet` after;
 `policies/` keeps every policy that decided. A decision may stand there more than once, after a retry or when its first
-line came too late: the last one of a decision_id is what was answered, and `read` and `find` give only that.
+line came too late: the last one of a decision_id is what was answered, and `read` gives only that, as `finding` does.
 """
 
 from __future__ import annotations
 
-import json
-import math
-from collections import deque
 from collections.abc import Mapping, Sequence
-from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
@@ -33,7 +29,6 @@ SCHEMA_VERSION: Final = 1
 OPEN_SUFFIX: Final = ".jsonl"
 CLOSED_SUFFIX: Final = ".parquet"
 POLICIES: Final = "policies"
-ROWS_AT_ONCE: Final = 32  # of a closed segment, when one is looked for; a row has all its candidates
 
 _ITEM: Final = pa.struct(
     [
@@ -159,64 +154,13 @@ def read(directory: Path, *, columns: Sequence[str] | None = None) -> pa.Table:
     return table.take(last.take(pc.sort_indices(last))).select(wanted)
 
 
-def find(directory: Path, decision_id: str, *, written_since_s: float = 0.0) -> dict[str, Any] | None:
-    """The decision of that name as it was answered, or None. Looks at the newest segments first.
-
-    `written_since_s`, seconds since 1970, leaves out the segments that nobody wrote to since.
-    """
-    for path in reversed(segments(directory)):
-        if _written_s(path) < written_since_s:
-            continue
-        for row in _row_of(path, decision_id).to_pylist():
-            found: dict[str, Any] = row
-            return found
-    return None
-
-
-def _written_s(path: Path) -> float:
-    try:
-        return path.stat().st_mtime
-    except FileNotFoundError:  # closed since it was listed
-        return math.inf
-
-
-def _row_of(path: Path, decision_id: str) -> pa.Table:
-    """At most one row, the last of that name; little else is ever in memory."""
-    if path.suffix == OPEN_SUFFIX and path.exists():
-        name = f'"decision_id":{json.dumps(decision_id, ensure_ascii=False)}'.encode()
-        with path.open("rb") as lines:  # a line at a time: a segment may have 64 MB
-            found = deque((line for line in lines if name in line and line.endswith(b"}\n")), maxlen=1)
-        return decode(found, where=path)
-    return _row_of_closed(path.with_suffix(CLOSED_SUFFIX), decision_id)
-
-
-def _row_of_closed(path: Path, decision_id: str) -> pa.Table:
-    """Looks for the name alone, and reads the rest of a few rows around it: those of a group take tens of MB."""
-    with pq.ParquetFile(path) as file:
-        _check_version(path, file.schema_arrow)
-        for group in reversed(range(file.num_row_groups)):
-            if not _may_have(file.metadata.row_group(group).column(0).statistics, decision_id):
-                continue
-            names = file.read_row_group(group, ["decision_id"], use_threads=False)["decision_id"]
-            if places := pc.indices_nonzero(pc.equal(names, decision_id)).to_pylist():
-                batches = file.iter_batches(ROWS_AT_ONCE, [group], use_threads=False)
-                batch, row = divmod(places[-1], ROWS_AT_ONCE)
-                near = pa.Table.from_batches([next(islice(batches, batch, None))])
-                return _as_of_now(near.slice(row, 1), SCHEMA.names)
-    return SCHEMA.empty_table()
-
-
-def _may_have(statistics: pq.Statistics | None, decision_id: str) -> bool:
-    return statistics is None or not statistics.has_min_max or statistics.min <= decision_id <= statistics.max
-
-
 def _load_closed(path: Path, columns: Sequence[str]) -> pa.Table:
     schema = pq.read_schema(path)
-    _check_version(path, schema)
-    return _as_of_now(pq.read_table(path, columns=[name for name in columns if name in schema.names]), columns)
+    check_version(path, schema)
+    return as_of_now(pq.read_table(path, columns=[name for name in columns if name in schema.names]), columns)
 
 
-def _as_of_now(table: pa.Table, columns: Sequence[str]) -> pa.Table:
+def as_of_now(table: pa.Table, columns: Sequence[str]) -> pa.Table:
     """A column that came later is null in an older segment."""
     for name in columns:
         if name in _LATER and name not in table.column_names:
@@ -224,7 +168,8 @@ def _as_of_now(table: pa.Table, columns: Sequence[str]) -> pa.Table:
     return table.select(columns)
 
 
-def _check_version(path: Path, schema: pa.Schema) -> None:
+def check_version(path: Path, schema: pa.Schema) -> None:
+    """Raises DecisionLogReadError where the segment has another schema version."""
     version = (schema.metadata or {}).get(b"longtail.decisions.schema_version", b"none").decode()
     if version != str(SCHEMA_VERSION):
         raise DecisionLogReadError(

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from cli.main import app
 from feature_repo.checks.skew_decisions import measure_decisions
 from feature_repo.contract import MODEL_USER_FEATURES, USER_ACTIVITY
-from feature_repo.decisions import records
+from feature_repo.decisions import finding, records
 from feature_repo.decisions.segments import close_segments
 from feature_repo.errors import LongtailError
 from feature_repo.layout import StateDir
@@ -131,7 +131,7 @@ def test_a_closed_segment_from_before_is_read_with_the_column_empty(tmp_path: Pa
     pq.write_table(pq.read_table(closed).drop_columns(["user_features"]), closed)
     (row,) = records.read(tmp_path).to_pylist()
     assert row["user_features"] is None
-    found = records.find(tmp_path, line["decision_id"])
+    found = finding.find(tmp_path, line["decision_id"])
     assert found is not None
     assert found["items"] == row["items"]
     assert records.read(tmp_path, columns=["state"]).to_pylist() == [{"state": "dormant"}]

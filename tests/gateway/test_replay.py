@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from feature_repo.contract import MODEL_USER_FEATURES
-from feature_repo.decisions import records
+from feature_repo.decisions import finding, records
 from feature_repo.decisions.lines import EMPTY_LINE
 from feature_repo.decisions.segments import close_segments, erase_user
 from feature_repo.errors import LongtailError
@@ -142,10 +142,10 @@ async def test_what_is_open_and_what_is_closed_read_the_same(start: Start, world
     assert closed.num_rows == 20
     assert {len(told) for told in closed["user_features"].to_pylist()} == {len(MODEL_USER_FEATURES)}
     for row in opened.to_pylist():
-        found = records.find(tmp_path, row["decision_id"])
+        found = finding.find(tmp_path, row["decision_id"])
         assert str(found) == str(row)
         assert replay(row, Policy()).is_identical
-    assert records.find(tmp_path, "none") is None
+    assert finding.find(tmp_path, "none") is None
 
 
 async def test_the_last_line_of_a_decision_is_what_was_answered(start: Start, world: World, tmp_path: Path) -> None:
@@ -158,7 +158,7 @@ async def test_the_last_line_of_a_decision_is_what_was_answered(start: Start, wo
         log.close()
         if limit == 2:
             close_segments(tmp_path)
-    found = records.find(tmp_path, answer.decision_id)
+    found = finding.find(tmp_path, answer.decision_id)
     assert found is not None
     assert len(found["items"]) == 4
     assert [len(row["items"]) for row in records.read(tmp_path, columns=["items"]).to_pylist()] == [4]
@@ -193,7 +193,7 @@ def test_one_decision_is_found_without_reading_the_others(tmp_path: Path, name: 
     if is_closed:
         close_segments(tmp_path)
     with arrow_alone() as pool:
-        found = records.find(tmp_path, name)
+        found = finding.find(tmp_path, name)
     assert [found["decision_id"]] == [name] if found else name not in ids
     assert pool.max_memory() < records.read(tmp_path).nbytes / 4
 
@@ -206,7 +206,7 @@ def test_of_the_lines_of_one_segment_the_last_is_found(
     write_segment(tmp_path, ids)
     if is_closed:
         close_segments(tmp_path)
-    found = records.find(tmp_path, "a")
+    found = finding.find(tmp_path, "a")
     assert found is not None
     assert found["limit"] == last
 

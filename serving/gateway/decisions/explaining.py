@@ -12,7 +12,7 @@ from typing import Any, Final, TypeVar
 
 import pyarrow as pa
 
-from feature_repo.decisions import records
+from feature_repo.decisions import finding
 from feature_repo.decisions.lines import DecisionLogReadError
 from feature_repo.decisions.records import POLICIES
 from feature_repo.errors import LongtailError
@@ -77,7 +77,7 @@ class DecisionArchive:
 
     def _find(self, decision_id: str, written_since_s: float) -> Mapping[str, Any] | None:
         try:
-            return records.find(self._directory, decision_id, written_since_s=written_since_s)
+            return finding.find(self._directory, decision_id, written_since_s=written_since_s)
         except DecisionLogReadError as error:
             raise DecisionUnreadableError(str(error), decision_id=decision_id) from error
         except OSError as error:
