@@ -1,6 +1,6 @@
 # One file, three images, each with the lock file of its part only:
 #   docker build --target gateway .     the gRPC gateway; no TensorFlow
-#   docker build --target jobs .        data, features, training, export; every `longtail` command
+#   docker build --target jobs .        data, features, training, export; every `longtail` command but those of extras
 #   docker build --target loadtest .    locust and the client side of the wire
 ARG PYTHON_IMAGE=python:3.11.14-slim-bookworm
 
@@ -40,6 +40,7 @@ COPY outcomes /build/outcomes
 COPY console /build/console
 COPY protos /build/protos
 COPY serving /build/serving
+COPY simulator /build/simulator
 COPY training /build/training
 RUN pip wheel --no-deps --no-build-isolation --wheel-dir /wheels /build
 

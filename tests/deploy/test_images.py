@@ -7,6 +7,7 @@ import json
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import grpc.aio
@@ -53,6 +54,23 @@ def test_everything_the_dockerfile_copies_is_in_the_build_context() -> None:
         for source in line.split()[:-1]:
             assert (ROOT / source).exists(), source
             assert source in kept or source.partition("/")[0] in kept, source
+
+
+def test_every_package_is_in_the_images() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    packages = {name.rstrip("*") for name in project["tool"]["setuptools"]["packages"]["find"]["include"]}
+    assert packages - {"longtail"} | {"protos"} <= set(re.findall(r"^COPY (\w+) /build/", STAGES["wheel"], re.MULTILINE))
+
+
+def test_the_wheel_has_every_file_of_its_packages(tmp_path: Path) -> None:
+    setup = [sys.executable, "-c", "import setuptools; setuptools.setup()"]
+    steps = ["egg_info", f"--egg-base={tmp_path}", "build_py", f"--build-lib={tmp_path / 'lib'}"]
+    subprocess.run([*setup, "--quiet", *steps], cwd=ROOT, check=True, capture_output=True, timeout=120)
+    built = {path.relative_to(tmp_path / "lib") for path in (tmp_path / "lib").rglob("*") if path.is_file()}
+    for package in {path.parts[0] for path in built}:
+        parent = ROOT / "protos" if package == "longtail" else ROOT
+        files = {path.relative_to(parent) for path in (parent / package).rglob("*.*") if path.is_file()}
+        assert not {path for path in files - built if path.suffix not in (".pyc", ".proto")}
 
 
 def test_the_lock_of_the_npm_tools_names_no_registry() -> None:
