@@ -60,7 +60,7 @@ def to_line(
     category_names: Mapping[int, str],
     numbers: Mapping[str, npt.NDArray[Any]],
 ) -> bytes:
-    """`facts` are the columns of `decisions.SCHEMA` that are of the decision as a whole; `items` are columns too."""
+    """`facts` are the columns of `records.SCHEMA` that are of the decision as a whole; `items` are columns too."""
     packed = {name: column.astype("<f4", copy=False) for name, column in numbers.items()}
     packed[CATEGORY] = categories.astype("<i4", copy=False)
     line = {

@@ -1,7 +1,7 @@
 """The feedback worker's own memory: what it must know of users and items, and how far it has read. One SQLite file.
 
 Events, the place in the log and the note of which rows are to be written are one transaction. So an event counts once
-whatever breaks, and a row that could not be written is written later. The file is made from the log (`stream_seed`)
+whatever breaks, and a row that could not be written is written later. The file is made from the log (`stream.seed`)
 and may be removed at any time.
 """
 
