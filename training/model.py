@@ -134,7 +134,7 @@ class Recommender(keras.Model):  # type: ignore[misc]  # the library ships no ty
         return self.logits(user, self.bias(items), vectors, popularity, user_weights=weights)
 
     def _packed(self, inputs: Tensors, training: bool) -> dict[str, Any]:
-        """The same at some tokens of packed rows, each a moment: as if the row began there (training.examples.sequences)."""
+        """At some tokens of packed rows, each a moment: as if the row began there; see training.examples.sequences."""
         tokens, users = self.encoder.packed(inputs, self.items(inputs["items"], training=training), training=training)
         seen, known = ops.stop_gradient(tokens), ops.stop_gradient(users)  # the head does not pull at what it reads
         moment = inputs["moment"]  # int32 [rows, moments], a token of the row
