@@ -23,7 +23,7 @@ up: $(VENV)/.train ## model server, gateway and feedback worker on the demo's st
 	$(BIN)/longtail --state-dir $(STATE) up
 
 test: $(VENV)/.dev node_modules/.package-lock.json ## all tests, a real redis-server included
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 lint: $(VENV)/.dev node_modules/.package-lock.json ## format, types, wire compatibility, containers
 	$(BIN)/ruff check .
