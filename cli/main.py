@@ -79,6 +79,11 @@ def main() -> None:
     except LongtailError as error:
         sys.stderr.write(f"error: {error}\n")
         sys.exit(1)
+    except OSError as error:  # a disk that is full, a folder that is none or may not be written
+        if error.filename is None:
+            raise
+        sys.stderr.write(f"error: cannot use {error.filename}: {error.strerror}\n")
+        sys.exit(1)
 
 
 if __name__ == "__main__":

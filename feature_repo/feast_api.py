@@ -6,6 +6,7 @@ time that takes. Python's -O leaves them out, and so does this; what longtail gi
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import typeguard
@@ -19,14 +20,15 @@ def _unchecked(target: Any = None, **_: Any) -> Any:
 _checked = typeguard.typechecked
 typeguard.typechecked = _unchecked
 try:
-    from feast import Entity, FeatureService, FeatureStore, FeatureView, Field, FileSource, ValueType
-    from feast.data_source import DataSource
-    from feast.errors import FeatureViewNotFoundException
-    from feast.infra.key_encoding_utils import serialize_entity_key
-    from feast.infra.online_stores.helpers import _mmh3 as hash_of_field
-    from feast.protos.feast.types.EntityKey_pb2 import EntityKey
-    from feast.protos.feast.types.Value_pb2 import Value
-    from feast.types import Array, Bool, FeastType, Float32, Int64, String
+    with warnings.catch_warnings():  # Feast turns on every DeprecationWarning of the process, whoever is meant
+        from feast import Entity, FeatureService, FeatureStore, FeatureView, Field, FileSource, ValueType
+        from feast.data_source import DataSource
+        from feast.errors import FeatureViewNotFoundException
+        from feast.infra.key_encoding_utils import serialize_entity_key
+        from feast.infra.online_stores.helpers import _mmh3 as hash_of_field
+        from feast.protos.feast.types.EntityKey_pb2 import EntityKey
+        from feast.protos.feast.types.Value_pb2 import Value
+        from feast.types import Array, Bool, FeastType, Float32, Int64, String
 finally:
     typeguard.typechecked = _checked
 

@@ -28,3 +28,12 @@ def test_feasts_classes_are_not_instrumented_and_nothing_else_is_changed(tmp_pat
     script.write_text(SCRIPT)
     done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=False)
     assert done.stdout.split() == ["3", "checked"], done.stderr
+
+
+def test_warnings_of_others_stay_as_quiet_as_they_were() -> None:
+    """Feast would show each DeprecationWarning of any library once."""
+    script = (
+        "import warnings; from feature_repo import feast_api; warnings.warn_explicit('old', DeprecationWarning, 'f', 1)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stderr == ""

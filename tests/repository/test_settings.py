@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from cli import settings, settings_page
+from cli.main import main
 from feature_repo.errors import LongtailError
 
 
@@ -35,6 +36,17 @@ def test_a_broken_file_says_where(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.chdir(tmp_path)
     with pytest.raises(LongtailError, match=r"not valid TOML"):
         settings.load()
+
+
+def test_a_state_directory_that_is_none_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "state").write_text("")
+    monkeypatch.setattr(sys, "argv", ["longtail", "--state-dir", str(tmp_path / "state"), "features", "build"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 1
+    assert capsys.readouterr().err.strip().startswith(f"error: cannot use {tmp_path / 'state'}")
 
 
 def test_the_environment_wins_over_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
