@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import fcntl
 import os
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from multiprocessing import parent_process
 from pathlib import Path
 from typing import IO, Final
 
@@ -45,19 +43,6 @@ def hold(file: IO[bytes]) -> bool:
     except BlockingIOError:
         return False
     return True
-
-
-def work_aside() -> None:
-    """For the process that closes segments: it yields to the one that serves, and ends with it, killed or not."""
-    os.nice(10)
-    threading.Thread(target=_end_with_parent, name="end with parent", daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    parent = parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)
 
 
 def close_segments(directory: Path) -> int:

@@ -18,7 +18,7 @@ from feature_repo.layout import StateDir
 from feature_repo.log.event_log import EventLog
 from feature_repo.online.rows import open_online
 from feature_repo.settings import FeatureSettings
-from feature_repo.stream.state import StreamState
+from feature_repo.stream.state import StreamState, memory_file
 from feature_repo.tabular import DataError
 
 _BATCH_ROWS: Final = 50_000
@@ -35,7 +35,7 @@ class Holder:
 
 def known_holders(state: StateDir, settings: FeatureSettings) -> list[Holder]:
     """Events before what is made of them, and the worker's memory before the rows that it writes."""
-    memory = state.feast / "stream-state.db"
+    memory = memory_file(state)
 
     def segments(user_id: str) -> Mapping[str, int]:
         return EventLog(state.events).erase(user_id)

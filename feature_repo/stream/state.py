@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from feature_repo.errors import LongtailError
 from feature_repo.events import EPOCH, EXPOSURE, Event
+from feature_repo.layout import StateDir
 from feature_repo.log.event_log import Position
 from feature_repo.settings import FeatureSettings
 from feature_repo.stream.user_state import UserState
@@ -61,7 +62,7 @@ class ItemState:
 
 
 class StreamState:
-    """Used by one thread at a time, in one process."""
+    """Used by one thread at a time; its making may be another process's."""
 
     def __init__(self, file: Path) -> None:
         self._file = file
@@ -170,6 +171,11 @@ class StreamState:
         con.execute("PRAGMA secure_delete = ON")
         con.executescript(_TABLES)
         return con
+
+
+def memory_file(state: StateDir) -> Path:
+    """Where it lies."""
+    return state.feast / "stream-state.db"
 
 
 def made_from(imports: Iterable[Path], settings: FeatureSettings) -> str:

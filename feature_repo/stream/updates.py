@@ -20,7 +20,7 @@ from feature_repo.layout import StateDir
 from feature_repo.log.event_log import EventLog, Position
 from feature_repo.online.streamed import STREAMED
 from feature_repo.settings import FeatureSettings
-from feature_repo.stream.state import StreamState, made_from
+from feature_repo.stream.state import StreamState, made_from, memory_file
 
 if TYPE_CHECKING:
     from feature_repo.online.rows import OnlineStore
@@ -32,22 +32,42 @@ BATCH_EVENTS: Final = 500
 _log = logging.getLogger(__name__)
 
 
-def open_worker(state: StateDir, settings: FeatureSettings) -> FeedbackWorker:
+MakeMemory = Callable[[StateDir, FeatureSettings, str], Position]
+"""(state, settings, what it is made from) → the place in the log up to which the memory knows it."""
+
+
+def make_memory(state: StateDir, settings: FeatureSettings, made_from: str) -> Position:
+    """What the worker remembers, anew from the whole log. Raises LongtailError."""
+    from feature_repo.stream.seed import seeded
+
+    memory = StreamState(memory_file(state))
+    try:
+        with seeded(state, settings) as seed:
+            memory.replace(made_from, seed)
+            return seed.position
+    finally:
+        memory.close()
+
+
+def open_worker(state: StateDir, settings: FeatureSettings, *, make: MakeMemory = make_memory) -> FeedbackWorker:
     """The worker of this installation."""
     from feature_repo.online.rows import open_online
 
-    return FeedbackWorker(state, settings, open_online(state, settings))
+    return FeedbackWorker(state, settings, open_online(state, settings), make=make)
 
 
 class FeedbackWorker:
     """One works at a time per state directory; others stand by and take over when it ends."""
 
-    def __init__(self, state: StateDir, settings: FeatureSettings, online: OnlineStore) -> None:
+    def __init__(
+        self, state: StateDir, settings: FeatureSettings, online: OnlineStore, *, make: MakeMemory = make_memory
+    ) -> None:
         self._directory = state
         self._settings = settings
         self._online = online
         self._events = EventLog(state.events)
-        self._state = StreamState(state.feast / "stream-state.db")
+        self._make = make
+        self._state = StreamState(memory_file(state))
         self._lead = _Lead(state.feast / "feedback-worker.lock")
         self._has_pending = True
 
@@ -87,13 +107,10 @@ class FeedbackWorker:
         self._lead.release()
 
     def _seed(self, origin: str) -> Position:
-        from feature_repo.stream.seed import seeded
-
         _log.info("reading the whole event log once, for it is new or its imports changed")
-        with seeded(self._directory, self._settings) as seed:
-            self._state.replace(origin, seed)
-            self._has_pending = True
-            return seed.position
+        position = self._make(self._directory, self._settings, origin)
+        self._has_pending = True
+        return position
 
     def _write_pending(self, now: datetime) -> None:
         # the next whole second: later than any build that did not see these events

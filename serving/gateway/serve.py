@@ -7,21 +7,23 @@ import logging
 import signal
 import time
 from collections.abc import Awaitable, Callable
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import AsyncExitStack
 from datetime import datetime
-from multiprocessing import get_context
 from typing import TYPE_CHECKING
 
 from feature_repo.decisions.campaigns import Campaigns
 from feature_repo.decisions.records import POLICIES
-from feature_repo.decisions.segments import close_segments, work_aside
+from feature_repo.decisions.segments import close_segments
 from feature_repo.layout import StateDir
+from feature_repo.log.event_log import Position
 from feature_repo.log.event_streams import open_sink
 from feature_repo.log.pseudonyms import open_pseudonyms
 from feature_repo.online.store import open_store
 from feature_repo.settings import FeatureSettings
-from feature_repo.stream.updates import open_worker
+from feature_repo.stream.state import StreamStateError
+from feature_repo.stream.updates import make_memory, open_worker
 from serving.gateway.access.gate import Gate, open_gate
 from serving.gateway.access.tls import is_loopback
 from serving.gateway.app import build, refuse_exposure
@@ -44,6 +46,7 @@ from serving.gateway.policy.book import PolicyBook
 from serving.gateway.ports import Ports
 from serving.gateway.privacy import Erase
 from serving.gateway.running import process
+from serving.gateway.running.aside import process_aside
 from serving.gateway.running.background import Chore
 from serving.gateway.running.metrics_endpoint import serve_metrics
 from serving.gateway.scoring.scorers import Scorers
@@ -188,7 +191,7 @@ def _decisions(
     settings: GatewaySettings, state: StateDir, telemetry: Telemetry, stack: AsyncExitStack
 ) -> JsonlDecisionLog:
     """Segments are closed in a process of its own, started for each: it would hold up the loop for seconds."""
-    workers = ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=work_aside, max_tasks_per_child=1)
+    workers = process_aside()
     stack.callback(workers.shutdown, wait=False, cancel_futures=True)
 
     def close() -> None:
@@ -229,12 +232,22 @@ def _follow(
     """
     if not settings.follow_feedback or features.event_stream != "log":
         return lambda: None
-    worker = open_worker(state, features)
+    worker = open_worker(state, features, make=make_memory_aside)
     following = Following(worker, poll_s=settings.follow_poll_ms / 1000, telemetry=telemetry)
     stack.callback(worker.close)
     stack.callback(following.close)
     chores.append(Chore(name="feedback", every_s=0, do=following.catch_up))
     return following.wake
+
+
+def make_memory_aside(state: StateDir, settings: FeatureSettings, made_from: str) -> Position:
+    """The feedback worker's memory, made beside: a long log would take a hundred megabytes that stay, and seconds of
+    the interpreter. Raises LongtailError."""
+    with process_aside() as aside:
+        try:
+            return aside.submit(make_memory, state, settings, made_from).result()
+        except BrokenProcessPool as error:
+            raise StreamStateError("the process that reads the event log ended before it was done") from error
 
 
 async def _warm_up(reader: FeastFeatures) -> None:

@@ -25,13 +25,11 @@ from tests.gateway.fakes import NOW_S, World, scored
 
 LEAVES_A_WORKER = """
 import os
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 
-from feature_repo.decisions.segments import work_aside
+from serving.gateway.running.aside import process_aside
 
 if __name__ == "__main__":
-    workers = ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=work_aside)
+    workers = process_aside()
     print(workers.submit(os.getpid).result(), flush=True)
     os.kill(os.getpid(), 9)
 """
