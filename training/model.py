@@ -7,7 +7,7 @@ attends to [itself; history] and to nothing else, so that a score does not depen
     a_i = MultiHeadAttention(Q = h_i, K = V = [h_i; H])     # [batch, candidates, width]
     z_i = a_i + h_i ⊙ e_u                                   # the residual carries h_i as this user sees it
     c_ui = bias_i + g(e_u)ᵀ popularity_i                    # how much of the item's popularity this user follows
-    r̂   = σ((W_0 + δ_u)ᵀ z_i + b_0 + b_u + c_ui)
+    r̂   = σ((W_0 + δ_u)ᵀ z_i + b_0 + b_u + c_ui)         # with a learnt prior μ(e_u) + δ_u in place of δ_u
 
 The encoder is one of a family (`training.network.encoders`); the head, W_u and the item terms are the same for each.
 `retrieve` ranks the whole catalogue by e_uᵀ h_i + c_ui, the part of the score that needs no attention per candidate.
@@ -70,6 +70,10 @@ class Recommender(keras.Model):  # type: ignore[misc]  # the library ships no ty
         self.user_weights = keras.layers.Embedding(
             shape.num_users + 1, width + 1, embeddings_initializer="zeros", name="user_weights"
         )  # δ_u, b_u; row 0 is whoever has no weights, until artifact.settle_nobody
+        if shape.learnt_prior:
+            self.prior_mean = keras.layers.Dense(
+                width + 1, use_bias=False, kernel_initializer="zeros", name="prior_mean"
+            )  # μ: what δ_u and b_u are before anything is known of the user but e_u
         self.dropout = keras.layers.Dropout(shape.dropout, name="item_dropout")
         self.calibration = self.add_weight(
             shape=(2,), initializer=_slope_one, trainable=False, name="calibration"
@@ -107,6 +111,8 @@ class Recommender(keras.Model):  # type: ignore[misc]  # the library ships no ty
         `vectors` are the candidates' h_i, `user_weights` δ_u and b_u; `head` is what `attention.of_items` makes of the
         vectors, where it is known.
         """
+        if self.model_shape.learnt_prior:
+            user_weights = user_weights + self.prior_mean(user.embedding)
         w = self.shared_weights[:-1] + user_weights[:, :-1]  # W_u = W_0 + δ_u [batch, width]
         attended = self.attention(vectors, user.tokens, user.is_token, w, known=head)  # W_uᵀ a_i
         both = ops.matmul(vectors, ops.stack([w * user.embedding, user.embedding], axis=-1))  # [batch, candidates, 2]

@@ -48,6 +48,11 @@ class TrainingSettings(BaseModel):
     user_prior: float = Field(
         50.0, ge=0, description="Precision of the Gaussian prior of δ_u around 0; larger keeps users nearer to W_0."
     )
+    learnt_prior: bool = Field(
+        False,
+        description="Whether δ_u has its mean where users of such a history and such features have theirs, and not at "
+        "0: a linear map of what the encoder makes of the user, learnt beside it and a part of the model.",
+    )
     user_dropout: float = Field(
         0.3, ge=0, le=1, description="Share of examples trained with δ_u = 0, so that W_0 serves new users too."
     )

@@ -165,6 +165,29 @@ def test_gbce_without_calibration_is_binary_cross_entropy() -> None:
     np.testing.assert_allclose(loss - weaker, 0.98 * np.log1p(np.exp(-0.3)), rtol=1e-4)  # α = 2/100 = β
 
 
+@pytest.mark.parametrize("encoder", ["attention", "transformer"])
+def test_a_learnt_prior_gives_users_without_weights_those_of_users_like_them(encoder: str) -> None:
+    recommender = world(lives(6, 14, 3), encoder=encoder, learnt_prior=True)[2]
+    shape = recommender.model_shape
+    inputs = example_inputs(shape, batch=2, candidates=4)
+    inputs |= {"candidate_items": np.tile(np.arange(2, 6, dtype=np.int32), (2, 1))}
+    inputs["history_items"][1, :3] = (4, 3, 2)  # the first user has no past
+    user = recommender.encode(inputs)
+    known = np.zeros((2, shape.embedding_size + 1), np.float32)
+    items = (recommender.bias(inputs["candidate_items"]), recommender.items(inputs["candidate_items"]))
+
+    def ranked(user_weights: np.ndarray) -> np.ndarray:
+        popularity = inputs["candidate_popularity"]
+        return np.asarray(recommender.logits(user, *items, popularity, user_weights=user_weights)["rank"])
+
+    expected_own = np.asarray(recommender.prior_mean(user.embedding))
+    assert not np.allclose(expected_own[0], expected_own[1])
+    with_prior = ranked(known)
+    recommender.prior_mean.kernel.assign(np.zeros(recommender.prior_mean.kernel.shape))
+    np.testing.assert_allclose(with_prior, ranked(expected_own), rtol=1e-5, atol=1e-5)
+    assert np.abs(with_prior - ranked(known)).max() > 0.01
+
+
 def write_catalogue(path: Path) -> Path:
     """Each item says its shelf, and so do two cold items of each shelf; one item says nothing."""
     shelves = [(f"item-{shelf}-{number}", f"shelf {shelf}") for shelf in range(TASTES) for number in range(1, 20)]
@@ -177,7 +200,8 @@ def write_catalogue(path: Path) -> Path:
 
 
 def test_the_transformer_learns_tastes_and_ranks_items_that_nobody_has_met(tmp_path: Path) -> None:
-    settings = SMALL.model_copy(update={"encoder": "transformer", "max_epochs": 6, "learning_rate": 1e-2})
+    chosen = {"encoder": "transformer", "max_epochs": 6, "learning_rate": 1e-2, "learnt_prior": True}
+    settings = SMALL.model_copy(update=chosen)
     events = write_log(tmp_path / "events", 0.95)
     run = runs.start(events, FeatureSettings(), settings, catalogue=write_catalogue(tmp_path / "items.parquet"))
     model = workflow.train(run, tmp_path, version=VERSION, resume=False, progress=Progress())

@@ -70,6 +70,7 @@ TRAININGS: Final[Mapping[str, Mapping[str, Any]]] = {
     "user_dropout": {"user_dropout": 0.0},
     "head_loss": {"head_weight": 0.0},
     "time_gaps": {"time_gaps": False},
+    "learnt_prior": {"learnt_prior": False},  # the default: to see what it gives, --set learnt_prior=true
 }
 """Settings of a training without the part."""
 

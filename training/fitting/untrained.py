@@ -35,6 +35,7 @@ def new_recommender(
             history_length=settings.history_length,
             dropout=settings.dropout,
             user_prior=settings.user_prior,
+            learnt_prior=settings.learnt_prior,
             num_terms=prepared.terms.num_terms if prepared.terms else 0,
             terms_per_item=prepared.terms.ids.shape[1] if prepared.terms else 0,
             own_dropout=settings.own_dropout,

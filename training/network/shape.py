@@ -26,6 +26,7 @@ class ModelShape:
     num_user_features: int = len(MODEL_USER_FEATURES)
     dropout: float = 0.1
     user_prior: float = 1.0
+    learnt_prior: bool = False  # of δ_u: its mean is learnt, and no 0
     num_terms: int = 0  # of the catalogue; a trained table is folded and has none
     terms_per_item: int = 0
     time_gaps: bool = True  # read by the encoder
