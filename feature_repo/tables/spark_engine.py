@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -160,7 +161,7 @@ def spark_engine(state: StateDir, settings: FeatureSettings, report: Report) -> 
         from pyspark.sql import SparkSession
     except ImportError as error:
         raise DataError("--engine spark needs pyspark; run pip install 'longtail[spark]'") from error
-    _find_java()
+    find_programs()
     try:
         builder = SparkSession.builder.appName("longtail features")
         session = builder.config("spark.ui.showConsoleProgress", "false").getOrCreate()
@@ -185,6 +186,13 @@ def _reason(error: Exception) -> str:
     lines = str(error).strip().splitlines()
     causes = [line.removeprefix("Caused by: ") for line in lines if line.startswith("Caused by: ")]
     return (causes or lines)[-1 if causes else 0]
+
+
+def find_programs() -> None:
+    """What Spark starts: Java, and for what it runs in Python this one. Under spark-submit both are the cluster's."""
+    if "PYSPARK_GATEWAY_PORT" not in os.environ:
+        os.environ.setdefault("PYSPARK_PYTHON", sys.executable)  # else the python3 of PATH, maybe of another version
+    _find_java()
 
 
 def _find_java() -> None:

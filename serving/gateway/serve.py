@@ -242,8 +242,8 @@ def _follow(
 
 def make_memory_aside(state: StateDir, settings: FeatureSettings, made_from: str) -> Position:
     """The feedback worker's memory, made beside: a long log would take a hundred megabytes that stay, and seconds of
-    the interpreter. Raises LongtailError."""
-    with process_aside() as aside:
+    the interpreter. No event is followed before. Raises LongtailError."""
+    with process_aside(niceness=0) as aside:
         try:
             return aside.submit(make_memory, state, settings, made_from).result()
         except BrokenProcessPool as error:

@@ -256,7 +256,7 @@ def _until(
     ask: Callable[[], activation_pb2.RankItemsResponse],
     good: Callable[[activation_pb2.RankItemsResponse], bool],
     *,
-    within_s: float = 10.0,
+    within_s: float = 60.0,
 ) -> activation_pb2.RankItemsResponse:
     """The first good answer: what is recorded becomes visible soon, not at once."""
     end_s = time.monotonic() + within_s

@@ -44,9 +44,9 @@ def session() -> Iterator[None]:
     """One small local Spark, on a machine whose clock is Berlin's."""
     from pyspark.sql import SparkSession
 
-    from feature_repo.tables.spark_engine import _find_java
+    from feature_repo.tables.spark_engine import find_programs
 
-    _find_java()
+    find_programs()
     if "JAVA_HOME" not in os.environ and shutil.which("java") is None:
         pytest.skip("there is no Java: pip install 'longtail[spark]' brings one, or set JAVA_HOME")
     zone = os.environ.get("TZ")

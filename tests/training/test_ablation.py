@@ -137,7 +137,7 @@ def test_log_loss_is_the_mean_over_a_users_targets_and_their_negatives() -> None
 
 
 def test_every_training_without_a_part_is_one_of_other_settings() -> None:
-    usual = TrainingSettings()
+    usual = TrainingSettings(learnt_prior=True)  # with every part there is
     for without in TRAININGS.values():
         changed = TrainingSettings.model_validate(usual.model_dump() | dict(without))
         assert changed != usual

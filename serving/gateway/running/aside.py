@@ -6,16 +6,21 @@ import os
 import threading
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context, parent_process
+from typing import Final
+
+YIELDS: Final = 10  # to the process that serves, by so much in niceness
 
 
-def process_aside() -> ProcessPoolExecutor:
-    """One piece of work at a time, each in a fresh process."""
-    return ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=_work_aside, max_tasks_per_child=1)
+def process_aside(niceness: int = YIELDS) -> ProcessPoolExecutor:
+    """One piece of work at a time, each in a fresh process. What others wait for does not yield: 0."""
+    return ProcessPoolExecutor(
+        1, mp_context=get_context("spawn"), initializer=_work_aside, initargs=(niceness,), max_tasks_per_child=1
+    )
 
 
-def _work_aside() -> None:
-    """It yields to the process that serves, and ends with it, killed or not."""
-    os.nice(10)
+def _work_aside(niceness: int) -> None:
+    """It ends with the process that serves, killed or not."""
+    os.nice(niceness)
     threading.Thread(target=_end_with_parent, name="end with parent", daemon=True).start()
 
 
