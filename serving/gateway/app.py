@@ -151,7 +151,7 @@ def build(
     server = admitting_server(
         interceptors=[Boundary(telemetry, gate, hide)],
         options=_options(settings),
-        rooms={f"/{SERVICES[0]}/{method}": permits.room for method in ("RankItems", "GetUserState")},
+        rooms={f"/{SERVICES[0]}/{method}": permits for method in ("RankItems", "GetUserState")},
     )
     activation_pb2_grpc.add_ActivationServiceServicer_to_server(
         ActivationServicer(

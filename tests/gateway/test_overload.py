@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import grpc
+import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from longtail.activation.v1 import activation_pb2 as pb
@@ -67,3 +69,13 @@ async def test_a_drain_does_not_wait_for_calls_that_were_not_taken(start: Start,
     codes = [await call for call in calls]
     assert codes[0] == "OK"
     assert set(codes) <= {"OK", "CANCELLED", "UNAVAILABLE"}
+
+
+async def test_calls_that_never_ask_for_a_permit_leave_their_seats(start: Start, world: World) -> None:
+    running = await start(world, permits=1, queue=1, backlog=BACKLOG)
+    raw: Any = running.channel.unary_unary("/longtail.activation.v1.ActivationService/RankItems")
+    for _ in range(5):
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await raw(b"\xff\xff\xff", timeout=10)
+        assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert await ask(running, "u1") == "OK"

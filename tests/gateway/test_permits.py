@@ -175,18 +175,75 @@ def test_calls_that_do_not_fill_the_limit_do_not_raise_it() -> None:
     assert server.limit.value == fallen
 
 
-async def test_there_is_room_until_the_queue_is_full_and_again_when_one_leaves_it() -> None:
-    subject = permits(1, queue=3)
+async def waits(room: asyncio.Task[None]) -> bool:
+    await asyncio.sleep(0.001)
+    return not room.done()
+
+
+async def test_there_is_room_for_as_many_as_permits_and_places_and_again_when_one_leaves() -> None:
+    subject = permits(1, queue=2)
     calls = Calls(subject)
     await calls.start("a")
     await asyncio.wait_for(subject.room(), 1)
     await calls.start("b")
     room = asyncio.create_task(subject.room())
-    await asyncio.sleep(0.001)
-    assert not room.done()
+    assert await waits(room)
     calls.tasks["b"].cancel()
     await asyncio.wait_for(room, 1)
     await calls.finish()
+
+
+async def test_a_call_sits_in_one_seat_until_it_asks_for_its_permit() -> None:
+    subject = permits(1, queue=1)
+    leave = asyncio.Event()
+
+    async def call(slow: asyncio.Event) -> None:
+        subject.seat()
+        await slow.wait()
+        async with subject.take():
+            await leave.wait()
+
+    slow = asyncio.Event()
+    tasks = []
+    for _ in range(2):
+        await asyncio.wait_for(subject.room(), 1)
+        tasks.append(asyncio.create_task(call(slow)))
+    room = asyncio.create_task(subject.room())
+    assert await waits(room)  # both are on their way
+    slow.set()
+    assert await waits(room)  # one is in work, one waits
+    assert subject.waiting() == 1
+    leave.set()
+    await asyncio.wait_for(asyncio.gather(room, *tasks), 1)
+
+
+async def test_a_call_that_ends_without_a_permit_leaves_its_seat_once() -> None:
+    subject = permits(1, queue=1)
+    await subject.room()
+    await subject.room()
+    seat = subject.seat()
+    rooms = [asyncio.create_task(subject.room()) for _ in range(2)]
+    assert await waits(rooms[0])
+    seat.leave()
+    seat.leave()
+    await asyncio.wait_for(rooms[0], 1)
+    assert await waits(rooms[1])
+    subject.give_up_room()
+    await asyncio.wait_for(rooms[1], 1)
+
+
+async def test_room_goes_to_one_of_those_who_wait_for_it() -> None:
+    subject = permits(1, queue=1)
+    calls = Calls(subject)
+    for name in "ab":
+        await calls.start(name)
+    rooms = [asyncio.create_task(subject.room()) for _ in range(2)]
+    assert await waits(rooms[0])
+    await calls.end("a")
+    await waits(rooms[0])
+    assert [room.done() for room in rooms] == [True, False]
+    await calls.finish()
+    await asyncio.gather(*rooms)
 
 
 async def test_jobs_that_wait_take_no_room_from_people() -> None:

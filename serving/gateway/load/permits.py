@@ -7,15 +7,30 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Final
+from contextvars import ContextVar
 
 from prometheus_client import Counter, Gauge
 
 from serving.gateway.errors import OverloadedError
 from serving.gateway.load.limit import Limit
 
-ON_THEIR_WAY: Final = 2  # calls that may be taken already and come yet, when the queue is seen to be full
 Waiter = asyncio.Future[None]  # done when the permit is there; an exception when it is not to be had
+
+
+class Seat:
+    """Kept for a call from before it is taken from gRPC's core until it asks for its permit, or ends without one."""
+
+    def __init__(self, permits: Permits) -> None:
+        self._permits = permits
+        self._is_kept = True
+
+    def leave(self) -> None:
+        if self._is_kept:
+            self._is_kept = False
+            self._permits.give_up_room()
+
+
+_seat: ContextVar[Seat | None] = ContextVar("_seat", default=None)
 
 
 class Permits:
@@ -42,6 +57,7 @@ class Permits:
         self._full_since_s = 0.0
         self._taken = 0
         self._low_taken = 0
+        self._coming = 0  # seats that are kept
         self._waiting: deque[Waiter] = deque()
         self._low_waiting: deque[Waiter] = deque()
         self._has_room = asyncio.Event()
@@ -52,12 +68,31 @@ class Permits:
         return len(self._waiting) + len(self._low_waiting)
 
     async def room(self) -> None:
-        """Returns when a person's call would find a permit or a place in the queue; at once where there is no queue."""
-        await self._has_room.wait()
+        """Returns when a person's call will find a permit or a place in the queue, and keeps it for the call.
+
+        At once where there is no queue.
+        """
+        while not self._has_room.is_set():
+            await self._has_room.wait()
+        self._coming += 1
+        self._note_room()
+
+    def give_up_room(self) -> None:
+        """For a call that did not come."""
+        self._coming -= 1
+        self._note_room()
+
+    def seat(self) -> Seat:
+        """To be asked for by the task of a call that came; `take` leaves it, and so must the task's end."""
+        seat = Seat(self)
+        _seat.set(seat)
+        return seat
 
     @asynccontextmanager
     async def take(self, *, low: bool = False) -> AsyncIterator[None]:
         """Raises OverloadedError, at once when the queue is full."""
+        if (seat := _seat.get()) is not None:
+            seat.leave()
         if self._is_free(low):
             self._hold(1, low)
         else:
@@ -111,7 +146,8 @@ class Permits:
         self._note_room()
 
     def _note_room(self) -> None:
-        is_full = 0 < self._queue <= len(self._waiting) + ON_THEIR_WAY
+        places = max(self._limit.value - self._taken, 0) + self._queue - len(self._waiting)
+        is_full = self._queue > 0 and self._coming >= places
         if is_full and self._has_room.is_set():
             self._has_room.clear()
             self._full_since_s = time.monotonic()
