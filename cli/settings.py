@@ -6,6 +6,7 @@ An environment variable wins over the file. Sections join by two underscores: `L
 from __future__ import annotations
 
 import difflib
+import json
 import os
 import tomllib
 from collections.abc import Iterator, Mapping
@@ -13,7 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, Field, ValidationError
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+    TomlConfigSettingsSource,
+)
 
 from console.settings import ConsoleSettings
 from feature_repo.errors import LongtailError
@@ -25,6 +32,8 @@ from training.settings import TrainingSettings
 
 PREFIX = "LONGTAIL_"
 CONFIG_VARIABLE = "LONGTAIL_CONFIG"
+DEFAULT_FILE = "longtail.toml"
+SECRETS = {"jwt_secret", "token", "mlflow_tracking_uri"}  # never shown, whatever is wrong with them
 
 
 class Settings(BaseSettings):
@@ -52,7 +61,7 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        toml = TomlConfigSettingsSource(settings_cls, Path(os.environ.get(CONFIG_VARIABLE, "longtail.toml")))
+        toml = TomlConfigSettingsSource(settings_cls, Path(os.environ.get(CONFIG_VARIABLE, DEFAULT_FILE)))
         return init_settings, env_settings, toml
 
 
@@ -68,8 +77,12 @@ def load(overrides: Mapping[str, Any] | None = None, *, environ: Mapping[str, st
             raise LongtailError(f"unknown setting {name}{_hint(name, known)}")
     try:
         return Settings(**(overrides or {}))
-    except (ValidationError, tomllib.TOMLDecodeError) as error:
+    except ValidationError as error:
         raise LongtailError(_explain(error, known)) from error
+    except SettingsError as error:  # of a mapping, a list or a whole section
+        raise LongtailError(_explain_json(error, environ)) from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise LongtailError(f"{given or DEFAULT_FILE} is not valid TOML: {error}") from error
 
 
 def _names(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
@@ -90,16 +103,24 @@ def _hint(name: str, known: set[str]) -> str:
     return f"; did you mean {near[0]}?" if near else f"; there are {', '.join(sorted(known))}"
 
 
-def _explain(error: ValidationError | tomllib.TOMLDecodeError, known: set[str]) -> str:
-    if isinstance(error, tomllib.TOMLDecodeError):
-        return f"longtail.toml is not valid TOML: {error}"
+def _explain_json(error: SettingsError, environ: Mapping[str, str]) -> str:
+    """Names the variables that hold the text; it is not shown, for a secret may stand in it."""
+    wrong = error.__cause__
+    if not isinstance(wrong, json.JSONDecodeError):
+        return str(error)
+    names = [name for name, text in environ.items() if name.startswith(PREFIX) and text == wrong.doc]
+    return f"setting {', '.join(names)} is not JSON: {wrong}"
+
+
+def _explain(error: ValidationError, known: set[str]) -> str:
     lines = []
     for problem in error.errors():
         name = ".".join(str(part) for part in problem["loc"])
         if problem["type"] == "extra_forbidden":
             lines.append(f"unknown setting {name}{_hint(PREFIX + name.replace('.', '__').upper(), known)}")
         else:
-            lines.append(f"setting {name}{_shown(problem.get('input'))}: {problem['msg']}")
+            shown = "" if SECRETS.intersection(problem["loc"]) else _shown(problem.get("input"))
+            lines.append(f"setting {name}{shown}: {problem['msg']}")
     return "; ".join(lines)
 
 

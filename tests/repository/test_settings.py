@@ -38,6 +38,27 @@ def test_a_broken_file_says_where(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         settings.load()
 
 
+def test_a_file_that_is_no_text_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "mine.toml").write_bytes(b"\xff\xfe")
+    monkeypatch.setenv("LONGTAIL_CONFIG", str(tmp_path / "mine.toml"))
+    with pytest.raises(LongtailError, match=r"mine\.toml is not valid TOML"):
+        settings.load()
+
+
+def test_a_variable_that_should_be_json_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LONGTAIL_CONSOLE__HOSTS", "console.example.com")
+    with pytest.raises(LongtailError, match=r"LONGTAIL_CONSOLE__HOSTS is not JSON"):
+        settings.load()
+
+
+def test_a_secret_of_a_wrong_type_is_not_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "longtail.toml").write_text("[client]\ntoken = 4711\n[gateway.authorization]\njwt_secret = ['4711']\n")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(LongtailError, match=r"client\.token.*should be a valid string") as refused:
+        settings.load()
+    assert "4711" not in str(refused.value)
+
+
 def test_a_state_directory_that_is_none_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
