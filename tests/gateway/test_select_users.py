@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,11 +20,12 @@ from feature_repo.layout import StateDir
 from feature_repo.privacy.erasers import known_holders
 from feature_repo.settings import FeatureSettings
 from longtail.activation.v1 import activation_pb2 as pb
+from longtail.activation.v1 import activation_pb2_grpc
 from serving.gateway.campaigns.audience import ParquetAudience
 from serving.gateway.domain import Row
 from serving.gateway.errors import Cause, FeaturesError
 from serving.gateway.policy.book import PolicyBook
-from tests.gateway.conftest import Running, Start
+from tests.gateway.conftest import Running, Start, until
 from tests.gateway.fakes import DAY_S, NOW_S, World, activity_row
 
 USERS = 40
@@ -212,6 +214,23 @@ async def test_what_was_broken_off_goes_on_and_chooses_nobody_twice(desk: Desk) 
     chosen = Counter(one.user_id for one in again)
     assert len(again) == 90
     assert max(chosen.values()) == 1
+
+
+async def test_a_caller_who_leaves_while_an_answer_waits_to_be_taken_has_cancelled(
+    desk: Desk, caplog: pytest.LogCaptureFixture
+) -> None:
+    running = await desk.open()
+    campaign = pb.SelectUsersRequest(campaign_id="left", segment=pb.Segment(), max_contacts=USERS)
+    async for _ in running.activation.SelectUsers(campaign):
+        pass
+    window = [("grpc.http2.lookahead_bytes", 1024), ("grpc.http2.bdp_probe", 0)]
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{running.gateway.port}", options=window) as narrow:
+        call = activation_pb2_grpc.ActivationServiceStub(narrow).SelectUsers(campaign)
+        await call.read()
+        call.cancel()
+        await until(lambda: running.metric("longtail_requests_total", method="SelectUsers", code="CANCELLED"))
+    assert not [line for line in caplog.records if line.levelno >= logging.ERROR]
+    assert [one async for one in running.activation.SelectUsers(campaign)]
 
 
 async def test_the_held_out_take_the_place_of_contacts(desk: Desk) -> None:

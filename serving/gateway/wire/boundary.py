@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import aclosing, asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final, cast
 
 import grpc
@@ -34,7 +34,7 @@ STATUS_KEY: Final = "grpc-status-details-bin"
 MAX_MESSAGE: Final = 500  # characters; it travels in a trailer
 
 Parse = Callable[[bytes], Any]
-Stream = Callable[..., AsyncIterator[Any]]  # grpc's stubs know only the threaded server's
+Stream = Callable[..., AsyncGenerator[Any, None]]  # grpc's stubs know only the threaded server's
 
 _log = logging.getLogger(__name__)
 
@@ -93,16 +93,15 @@ class Boundary(grpc.aio.ServerInterceptor):
 
         return guarded
 
-    def _answer_stream(self, answer: Stream, method: str, parse: Parse) -> Stream:
-        async def guarded(data: bytes, context: Context) -> AsyncIterator[Any]:
+    def _answer_stream(self, answer: Stream, method: str, parse: Parse) -> Callable[..., Awaitable[None]]:
+        async def guarded(data: bytes, context: Context) -> None:
             async with self._admitted(Trail(method=method, is_stream=True), context):
-                async for response in answer(parse(data), context):
-                    yield response
+                await _send(answer(parse(data), context), context)
 
         return guarded
 
-    def _stream(self, answer: Stream, method: str, parse: Parse) -> Stream:
-        async def guarded(received: AsyncIterator[bytes], context: Context) -> AsyncIterator[Any]:
+    def _stream(self, answer: Stream, method: str, parse: Parse) -> Callable[..., Awaitable[None]]:
+        async def guarded(received: AsyncIterator[bytes], context: Context) -> None:
             async with self._admitted(Trail(method=method, is_stream=True), context) as caller:
 
                 async def requests() -> AsyncIterator[Any]:
@@ -110,8 +109,7 @@ class Boundary(grpc.aio.ServerInterceptor):
                         await self._gate.wait(caller)  # not reading on is what slows the sender
                         yield _parsed(parse, data)
 
-                async for response in answer(requests(), context):
-                    yield response
+                await _send(answer(requests(), context), context)
 
         return guarded
 
@@ -132,7 +130,7 @@ class Boundary(grpc.aio.ServerInterceptor):
                 code = CODES[type(refusal)]
                 self._telemetry.refusals.labels(method, refusal.reason).inc()
                 await _abort(context, refusal)
-            except (asyncio.CancelledError, GeneratorExit):
+            except asyncio.CancelledError:
                 code = grpc.StatusCode.CANCELLED
                 raise
             except Exception:
@@ -183,6 +181,17 @@ def _parsed(parse: Parse, data: bytes) -> Any:
         return parse(data)
     except UnreadableRequestError as error:
         return error
+
+
+async def _send(answers: AsyncGenerator[Any, None], context: Context) -> None:
+    """Sends them, and ends them at once when the caller is gone; a generator given to gRPC ends when it is collected,
+    in another task."""
+    async with aclosing(answers):
+        async for answer in answers:
+            try:
+                await context.write(answer)
+            except grpc.aio.InternalError as error:  # gRPC's word for a caller who left while it was being sent
+                raise asyncio.CancelledError from error
 
 
 async def _abort(context: Context, refusal: RefusalError) -> None:
