@@ -86,6 +86,7 @@ def _plan(settings: Settings, count: int) -> Plan:
         port=int(port),
         metrics_address=ours.metrics_address,
         drain_s=ours.drain_s,
+        beside_others=ours.share_port,
     )
 
 

@@ -23,6 +23,7 @@ from feature_repo.settings import FeatureSettings
 from loadtest.processes import free_address
 from longtail.activation.v1 import activation_pb2 as pb
 from longtail.activation.v1 import activation_pb2_grpc, feedback_pb2, feedback_pb2_grpc
+from serving.gateway.running.workers import hold_port
 from serving.worker_counts import told_workers
 from tests.gateway.test_gateway_process import STARTUP_S, environ, longtail, make_items
 
@@ -144,8 +145,10 @@ def test_a_worker_that_is_killed_gets_a_successor_and_all_drain_together(pool: P
     assert not any(Path(f"/proc/{pid}").exists() for pid in left)
 
 
-def test_a_port_in_use_is_told_before_any_worker_starts(tmp_path: Path) -> None:
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_port_in_use_is_told_before_any_worker_starts(tmp_path: Path, shared: bool) -> None:
     with socket.socket() as taken:
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, shared)
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         env = environ(StateDir(tmp_path), address=f"127.0.0.1:{taken.getsockname()[1]}")
@@ -153,3 +156,21 @@ def test_a_port_in_use_is_told_before_any_worker_starts(tmp_path: Path) -> None:
         done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=STARTUP_S, check=False)
     assert done.returncode == 1
     assert "cannot listen on 127.0.0.1" in done.stderr
+
+
+def test_workers_may_share_a_port_with_other_gateways_that_do() -> None:
+    with socket.socket() as taken:
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        hold_port(*taken.getsockname(), beside_others=True).close()
+
+
+def test_a_port_whose_connections_ended_a_moment_ago_is_free() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        address = listener.getsockname()
+        with socket.create_connection(address) as connection:
+            accepted, _ = listener.accept()
+            accepted.close()  # the side that closes first keeps the port for a while
+            assert not connection.recv(1)
+    hold_port(*address, beside_others=False).close()

@@ -41,6 +41,7 @@ class Plan:
     port: int  # 0: any free one
     metrics_address: str
     drain_s: float
+    beside_others: bool  # other gateways may have the port too
 
 
 class _Worker:
@@ -77,7 +78,7 @@ def serve_with_workers(plan: Plan, *, on_ready: Callable[[int], None]) -> None:
     """Serves until SIGTERM or SIGINT, which every worker gets at once. Raises LongtailError."""
     stop = threading.Event()
     with ExitStack() as stack:
-        held = stack.enter_context(_held(plan.host, plan.port))
+        held = stack.enter_context(hold_port(plan.host, plan.port, beside_others=plan.beside_others))
         port = held.getsockname()[1]
         directory = stack.enter_context(tempfile.TemporaryDirectory(prefix=shared_metrics.PREFIX))
         workers: list[_Worker] = []
@@ -134,19 +135,31 @@ def _end(workers: Sequence[_Worker], drain_s: float) -> None:
             worker.process.wait()
 
 
-def _held(host: str, port: int) -> socket.socket:
+def hold_port(host: str, port: int, *, beside_others: bool) -> socket.socket:
     """Bound and never listening: it keeps the port, and finds out whether somebody else has it."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    held = socket.socket(family, socket.SOCK_STREAM)
+    address = (host.strip("[]"), port)
     try:
-        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        held.bind((host.strip("[]"), port))
+        if not beside_others:  # one who listens with SO_REUSEPORT refuses only who is without
+            _bound(family, address, socket.SO_REUSEADDR).close()
+        return _bound(family, address, socket.SO_REUSEADDR, socket.SO_REUSEPORT)
     except OSError as error:
-        held.close()
         raise LongtailError(
             f"cannot listen on {host}:{port}: is it in use? Set gateway.address to a free one ({error})"
         ) from error
-    return held
+
+
+def _bound(family: int, address: tuple[str, int], *options: int) -> socket.socket:
+    """With SO_REUSEADDR connections that ended a moment ago do not count. Raises OSError."""
+    bound = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        for option in options:
+            bound.setsockopt(socket.SOL_SOCKET, option, 1)
+        bound.bind(address)
+    except OSError:
+        bound.close()
+        raise
+    return bound
 
 
 def _serve_metrics(address: str, directory: str, workers: Sequence[_Worker]) -> Callable[[], None]:
