@@ -67,7 +67,7 @@ class ActivationServicer(activation_pb2_grpc.ActivationServiceServicer):
         if not is_low:
             self._lane.give_way()
         async with self._permits.take(low=is_low):
-            return await self._rank(request, self._deadline(context))
+            return await self._rank(request, context, self._deadline(context))
 
     async def BatchRankItems(  # noqa: N802
         self, requests: AsyncIterator[pb.RankItemsRequest | RefusalError], context: Context
@@ -83,17 +83,17 @@ class ActivationServicer(activation_pb2_grpc.ActivationServiceServicer):
                     left_s = context.time_remaining()
                     budget_s = most_s if left_s is None else min(left_s, most_s)
                     with tracing.span("answer"):
-                        return await self._rank(request, Deadline.after(budget_s, self._settings.stages))
+                        return await self._rank(request, context, Deadline.after(budget_s, self._settings.stages))
             except RefusalError as refusal:
                 return encoding.encode_refusal(status_of(refusal))
 
         async for response in answer_in_order(requests, answer, ahead=2 * self._settings.batch_users):
             yield response
 
-    async def _rank(self, request: pb.RankItemsRequest, deadline: Deadline) -> pb.RankItemsResponse:
+    async def _rank(self, request: pb.RankItemsRequest, context: Context, deadline: Deadline) -> pb.RankItemsResponse:
         now_unix_s = self._clock()
         query = decoding.decode_query(request, now_unix_s=now_unix_s)
-        moment = self._moment(query, now_unix_s)
+        moment = self._moment(query, context, now_unix_s)
         ranking = await rank(
             query, ports=self._ports, policy=self._policies.policy, now_unix_s=moment, deadline=deadline
         )
@@ -105,7 +105,7 @@ class ActivationServicer(activation_pb2_grpc.ActivationServiceServicer):
             deadline = self._deadline(context)
             now_unix_s = self._clock()
             query = decoding.decode_state_query(request, now_unix_s=now_unix_s)
-            moment = self._moment(query, now_unix_s)
+            moment = self._moment(query, context, now_unix_s)
             course = Course(deadline, require_full=False)
             groups = await read_features(
                 query, self._ports, course, now_unix_s=moment, timeout_s=deadline.timeout_s(Stage.SCORE)
@@ -137,10 +137,10 @@ class ActivationServicer(activation_pb2_grpc.ActivationServiceServicer):
         budget_s = self._settings.default_deadline_ms / 1000 if asked_s is None else min(asked_s, most_s)
         return Deadline.after(budget_s, self._settings.stages)
 
-    def _moment(self, query: Query, now_unix_s: float) -> float:
+    def _moment(self, query: Query, context: Context, now_unix_s: float) -> float:
         if query.now_unix_s is None:
             return now_unix_s
-        self._gate.check_replay()
+        self._gate.check_replay(context.peer())
         return query.now_unix_s
 
 

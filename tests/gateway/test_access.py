@@ -207,6 +207,7 @@ async def test_a_replay_needs_admin_and_is_on_record(start: Start, world: World,
     assert (await running.activation.RankItems(REPLAY, metadata=bearer(both))).items
     acts = [(line["caller"], line["act"], line["outcome"]) for line in holder.lines()]
     assert acts == [("rank", "replay", "asked"), ("rank", "replay", "refused"), ("rank/admin", "replay", "asked")]
+    assert all("127.0.0.1:" in line["peer"] for line in holder.lines())
 
 
 def test_an_admin_call_is_on_record_before_and_after(holder: Holder) -> None:

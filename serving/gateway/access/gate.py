@@ -93,12 +93,12 @@ class Gate:
     async def wait(self, caller: Caller) -> None:
         await self._quotas.wait(caller)
 
-    def check_replay(self) -> None:
+    def check_replay(self, peer: str) -> None:
         """For a request that sets `now`. Raises RefusalError."""
         caller = callers.current()
         if self._authorization.is_on:
-            self.record(caller, act="replay", peer="", outcome="asked")
-            self._require(Scope.ADMIN, caller, act="replay", peer="")
+            self.record(caller, act="replay", peer=peer, outcome="asked")
+            self._require(Scope.ADMIN, caller, act="replay", peer=peer)
         elif not self._allow_replay:
             raise ReplayForbiddenError(
                 "`now` is set, and this gateway answers for now only; set gateway.allow_replay, or turn authorization "
