@@ -19,6 +19,8 @@ from typing import Final
 from feature_repo.errors import LongtailError
 
 CONTACTED: Final = "contact"
+WOULD_CONTACT: Final = "would_contact"  # but for the permanent holdout
+HELD_OUT: Final = "hold_out"
 _SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS campaigns (
     campaign_id TEXT PRIMARY KEY, parameters TEXT NOT NULL, started_unix_s REAL NOT NULL, is_finished INTEGER NOT NULL
@@ -50,7 +52,7 @@ class Decided:
     """What was decided of one user; `answer` are the bytes that were answered."""
 
     user_id: str
-    outcome: str  # CONTACTED, "hold_out" or "suppressed"
+    outcome: str  # CONTACTED, WOULD_CONTACT, HELD_OUT or "suppressed"
     channel: str
     cost: float
     at_unix_s: float
@@ -136,7 +138,7 @@ class Campaigns:
             con.execute("UPDATE campaigns SET is_finished = 1 WHERE campaign_id = ?", (campaign_id,))
 
     def contacts(self, user_ids: Sequence[str], *, since_unix_s: float) -> dict[str, list[tuple[str, float]]]:
-        """Of each user the (channel, unix_s) that any campaign chose since then."""
+        """Of each user the (channel, unix_s) that any campaign chose, or would have but for the permanent holdout."""
         found: dict[str, list[tuple[str, float]]] = {}
         with self._connected() as con:
             for start in range(0, len(user_ids), _USERS_A_QUERY):
@@ -144,8 +146,8 @@ class Campaigns:
                 marks = ",".join("?" * len(asked))
                 rows = con.execute(
                     "SELECT user_id, channel, at_unix_s FROM decided "  # noqa: S608
-                    f"WHERE user_id IN ({marks}) AND outcome = ? AND at_unix_s >= ?",
-                    (*asked, CONTACTED, since_unix_s),
+                    f"WHERE user_id IN ({marks}) AND outcome IN (?, ?) AND at_unix_s >= ?",
+                    (*asked, CONTACTED, WOULD_CONTACT, since_unix_s),
                 )
                 for user_id, channel, at in rows:
                     found.setdefault(user_id, []).append((channel, at))

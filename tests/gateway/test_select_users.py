@@ -243,6 +243,26 @@ async def test_the_held_out_take_the_place_of_contacts(desk: Desk) -> None:
     assert {one.answer.decision for one in everybody[-4:]} <= {pb.DECISION_HOLD_OUT, pb.DECISION_SUPPRESSED}
 
 
+async def test_whom_the_permanent_holdout_keeps_meets_the_caps_of_those_who_are_contacted(
+    desk: Desk, tmp_path: Path
+) -> None:
+    (tmp_path / "policy.toml").write_text(OPEN.replace("rate = 0.0", "rate = 0.0\nalways = ['user-39']", 1))
+    desk.policies = PolicyBook(tmp_path / "policy.toml")
+    running = await desk.open()
+
+    async def reasons(campaign_id: str, holdout_rate: float) -> dict[str, str]:
+        asked = pb.SelectUsersRequest(
+            campaign_id=campaign_id, holdout_rate=holdout_rate, segment=pb.Segment(), max_contacts=5
+        )
+        return {one.user_id: one.answer.decision_reason async for one in running.activation.SelectUsers(asked)}
+
+    assert (await reasons("would not have", 1.0))[name(39)] == "global_holdout"
+    first = await reasons("first", 0.0)
+    assert (first[name(39)], first[name(38)]) == ("global_holdout", "")
+    second = await reasons("second", 0.0)
+    assert second[name(39)] == second[name(38)] != "global_holdout"
+
+
 async def test_who_came_back_since_the_build_is_left_alone(desk: Desk) -> None:
     desk.world.features.rows[name(39)] = {"user_activity": activity_row(first_days=400, last_days=0.1, visits_28d=9)}
     running = await desk.open()

@@ -17,6 +17,8 @@ import numpy as np
 
 from feature_repo.decisions.campaigns import (
     CONTACTED,
+    HELD_OUT,
+    WOULD_CONTACT,
     CampaignBusyError,
     CampaignChangedError,
     CampaignError,
@@ -37,7 +39,7 @@ from serving.gateway.errors import BusyError, OtherParametersError, QuietError, 
 from serving.gateway.pipeline import rank, read_features
 from serving.gateway.policy.contact_rules import Contacts, is_quiet, refusal, with_chosen
 from serving.gateway.policy.document import Policy
-from serving.gateway.policy.experiments import assign
+from serving.gateway.policy.experiments import assign, in_campaign_holdout
 from serving.gateway.ports import Ports
 from serving.gateway.settings import StageShares
 from serving.gateway.user import describe
@@ -62,6 +64,12 @@ class _Batch:
     policy: Policy
     channels: tuple[str, ...]
     now_unix_s: float
+
+    def campaign(self, sent: Sequence[tuple[str, float]] = ()) -> Campaign:
+        """`sent`: contacts that other campaigns chose."""
+        return Campaign(
+            campaign_id=self.selection.campaign_id, holdout_rate=self.selection.holdout_rate, sent=tuple(sent)
+        )
 
 
 class Selector:
@@ -140,7 +148,7 @@ class Selector:
                     one.expected_effect = float(worths.effect[place]) * policy.channels[one.channel].response
                     if one.answer.decision != pb.DECISION_SUPPRESSED:
                         budget.spend(one.cost)
-                decided = [_decided(one, batch.now_unix_s) for one in decisions]
+                decided = [_decided(one, batch) for one in decisions]
                 await self._apart(self._campaigns.add, selection.campaign_id, decided)
             for one in decisions:
                 yield one
@@ -179,7 +187,7 @@ class Selector:
             user_id=user_id,
             limit=selection.limit,
             priority=Priority.BATCH,
-            campaign=Campaign(campaign_id=selection.campaign_id, holdout_rate=selection.holdout_rate, sent=tuple(sent)),
+            campaign=batch.campaign(sent),
             idempotency_key=f"campaign {selection.campaign_id}",
         )
         deadline = Deadline.after(USER_DEADLINE_S, self._stages)
@@ -247,13 +255,22 @@ def _open_channel(batch: _Batch, user: User, histories: Sequence[Contacts]) -> t
     return batch.channels[0], reasons[0]
 
 
-def _decided(one: pb.UserDecision, now_unix_s: float) -> Decided:
-    outcomes = {pb.DECISION_SHOW: CONTACTED, pb.DECISION_HOLD_OUT: "hold_out"}
+def _decided(one: pb.UserDecision, batch: _Batch) -> Decided:
     return Decided(
         user_id=one.user_id,
-        outcome=outcomes.get(one.answer.decision, "suppressed"),
+        outcome=_outcome(one, batch.campaign()),
         channel=one.channel,
         cost=one.cost,
-        at_unix_s=now_unix_s,
+        at_unix_s=batch.now_unix_s,
         answer=one.SerializeToString(),
     )
+
+
+def _outcome(one: pb.UserDecision, campaign: Campaign) -> str:
+    """Whom the permanent holdout alone held out counts as contacted in later campaigns: else those would meet the held
+    out under looser caps than the others, and the held out were no random part of the chosen."""
+    if one.answer.decision == pb.DECISION_SUPPRESSED:
+        return "suppressed"
+    if one.answer.decision == pb.DECISION_SHOW:
+        return CONTACTED
+    return HELD_OUT if in_campaign_holdout(campaign, one.user_id) else WOULD_CONTACT
