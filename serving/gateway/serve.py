@@ -191,11 +191,11 @@ def _decisions(
     settings: GatewaySettings, state: StateDir, telemetry: Telemetry, stack: AsyncExitStack
 ) -> JsonlDecisionLog:
     """Segments are closed in a process of its own, started for each: it would hold up the loop for seconds."""
-    workers = process_aside()
-    stack.callback(workers.shutdown, wait=False, cancel_futures=True)
 
     def close() -> None:
-        workers.submit(close_segments, state.decisions).add_done_callback(_tell_failure)
+        aside = process_aside()
+        aside.submit(close_segments, state.decisions).add_done_callback(_tell_failure)
+        aside.shutdown(wait=False)  # once that is done
 
     close()  # what a crash left
     decisions = JsonlDecisionLog(

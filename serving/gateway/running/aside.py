@@ -12,10 +12,8 @@ YIELDS: Final = 10  # to the process that serves, by so much in niceness
 
 
 def process_aside(niceness: int = YIELDS) -> ProcessPoolExecutor:
-    """One piece of work at a time, each in a fresh process. What others wait for does not yield: 0."""
-    return ProcessPoolExecutor(
-        1, mp_context=get_context("spawn"), initializer=_work_aside, initargs=(niceness,), max_tasks_per_child=1
-    )
+    """For one piece of work, in a fresh process. What others wait for does not yield: 0."""
+    return ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=_work_aside, initargs=(niceness,))
 
 
 def _work_aside(niceness: int) -> None:
