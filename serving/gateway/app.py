@@ -186,17 +186,18 @@ def build(
 
 def refuse_exposure(settings: GatewaySettings) -> None:
     """Raises LongtailError for an address that others can reach in the clear, unless the settings want that."""
-    check_exposure(
-        "gateway.address",
-        settings.address,
-        is_encrypted=settings.tls.is_on,
-        allows_plaintext=settings.allow_public_plaintext,
-    )
+    if not settings.tls.is_on:
+        check_exposure(
+            "gateway.address",
+            settings.address,
+            why="would be served without TLS; set gateway.tls.cert_file and key_file, or",
+            allows_plaintext=settings.allow_public_plaintext,
+        )
     if settings.metrics_address:
         check_exposure(
             "gateway.metrics_address",
             settings.metrics_address,
-            is_encrypted=False,
+            why="metrics are served without TLS; set",
             allows_plaintext=settings.allow_public_plaintext,
         )
 

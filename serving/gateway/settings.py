@@ -72,6 +72,7 @@ def _host_and_port(address: str) -> str:
 
 
 HostAndPort = Annotated[str, AfterValidator(_host_and_port)]
+HostAndPortOrNone = Annotated[str, AfterValidator(lambda address: address and _host_and_port(address))]
 
 
 class GatewaySettings(BaseModel):
@@ -80,7 +81,7 @@ class GatewaySettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
     address: HostAndPort = Field("127.0.0.1:50051", description="Where the gateway listens.")
-    metrics_address: HostAndPort | Literal[""] = Field(
+    metrics_address: HostAndPortOrNone = Field(
         "127.0.0.1:9464", description="Where Prometheus scrapes; empty turns it off."
     )
     allow_public_plaintext: bool = Field(

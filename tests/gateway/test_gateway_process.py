@@ -133,6 +133,7 @@ def test_it_serves_learns_and_drains(state: StateDir) -> None:
         taken = longtail("gateway", env=environ(state, address=address))
         assert taken.returncode == 1
         assert f"cannot listen on {address}" in taken.stderr
+        assert "Traceback" not in taken.stderr
         resident_mb = int(Path(f"/proc/{process.pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
         assert resident_mb < RESIDENT_MB
         assert "tensorflow" not in Path(f"/proc/{process.pid}/maps").read_text()
@@ -203,7 +204,9 @@ def test_a_client_without_a_gateway_is_told_what_to_start(state: StateDir) -> No
         ({"permits": "0"}, "gateway.permits"),
         ({"permitz": "1"}, "unknown setting LONGTAIL_GATEWAY__PERMITZ; did you mean LONGTAIL_GATEWAY__PERMITS"),
         ({"address": "127.0.0.1"}, "give HOST:PORT"),
-        ({"address": "0.0.0.0:0"}, "would be served without TLS"),
+        ({"address": "0.0.0.0:0"}, "would be served without TLS; set gateway.tls.cert_file"),
+        ({"metrics_address": "0.0.0.0:0"}, "are served without TLS; set an address on 127.0.0.1"),
+        ({"metrics_address": "9464"}, "setting gateway.metrics_address = '9464': Value error, give HOST:PORT"),
         ({"authorization__tokens_file": "/no/such/tokens.toml"}, "/no/such/tokens.toml cannot be read"),
     ],
 )

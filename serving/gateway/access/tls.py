@@ -66,14 +66,13 @@ class Certificates:
         return grpc.ssl_server_certificate_configuration([(key, chain)], root_certificates=authorities)
 
 
-def check_exposure(setting: str, address: str, *, is_encrypted: bool, allows_plaintext: bool) -> None:
+def check_exposure(setting: str, address: str, *, why: str, allows_plaintext: bool) -> None:
     """Raises LongtailError for an address that others can reach in the clear, unless that is wanted."""
-    if is_encrypted or allows_plaintext or is_loopback(address):
+    if allows_plaintext or is_loopback(address):
         return
     raise LongtailError(
-        f"{setting} {address} can be reached from other machines, and would be served without TLS; set "
-        "gateway.tls.cert_file and key_file, or an address on 127.0.0.1, or, inside a private network, "
-        "gateway.allow_public_plaintext = true"
+        f"{setting} {address} can be reached from other machines, and {why} an address on 127.0.0.1, or, inside a "
+        "private network, gateway.allow_public_plaintext = true"
     )
 
 
