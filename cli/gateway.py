@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Annotated
@@ -39,6 +40,8 @@ def gateway(
     import asyncio
 
     settings: Settings = context.obj
+    for early in (signal.SIGHUP, signal.SIGUSR1):  # until it serves there is nothing to reload or to write
+        signal.signal(early, signal.SIG_IGN)
     if settings.gateway.log_format == "json":
         os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # lines of gRPC's own are no JSON
     from serving.gateway.observing import logs

@@ -145,6 +145,20 @@ def test_a_worker_that_is_killed_gets_a_successor_and_all_drain_together(pool: P
     assert not any(Path(f"/proc/{pid}").exists() for pid in left)
 
 
+def test_a_hangup_while_workers_start_ends_none(tmp_path: Path) -> None:
+    state = StateDir(tmp_path)
+    store.apply(state, FeatureSettings())
+    command = [sys.executable, "-m", "cli.main", "gateway", "--workers", "2"]
+    env = environ(state)
+    with subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True) as process:
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+        until(lambda: len(children.read_text().split()) == 2)
+        process.send_signal(signal.SIGHUP)
+        assert process.stdout is not None
+        assert "ready at" in process.stdout.readline()
+        process.terminate()
+
+
 @pytest.mark.parametrize("shared", [False, True])
 def test_a_port_in_use_is_told_before_any_worker_starts(tmp_path: Path, shared: bool) -> None:
     with socket.socket() as taken:

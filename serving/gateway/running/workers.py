@@ -91,7 +91,10 @@ def serve_with_workers(plan: Plan, *, on_ready: Callable[[int], None]) -> None:
             if signal_number in (signal.SIGTERM, signal.SIGINT):
                 stop.set()
             for worker in workers:
-                worker.process.send_signal(signal.SIGTERM if stop.is_set() else signal_number)
+                if stop.is_set():
+                    worker.process.send_signal(signal.SIGTERM)
+                elif worker.serves():  # one that starts would end of it, and reads the newest files anyway
+                    worker.process.send_signal(signal_number)
 
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1):
             signal.signal(number, pass_on)
