@@ -74,22 +74,34 @@ def _models(settings: Settings) -> tuple[str, ...]:
 
 
 @contextmanager
-def running(settings: Settings, *, log: IO[str]) -> Iterator[list[subprocess.Popen[str]]]:
-    """Starts all parts, yields when each is ready, stops them on the way out: the gateway first, so that it drains."""
+def running(
+    settings: Settings, *, log: IO[str], stop: threading.Event | None = None
+) -> Iterator[dict[str, subprocess.Popen[str]]]:
+    """Starts all parts, yields them by name when each is ready, or at once when `stop` is set, and stops them on the
+    way out: the gateway first, so that it drains."""
+    stop = stop or threading.Event()
     if not any(settings.state.models.glob("[0-9]*")):
         raise PartError(
             f"no model under {settings.state.models}; run `make demo`, or `longtail train`, `export`, `publish`"
         )
-    started: list[subprocess.Popen[str]] = []
+    started: dict[str, subprocess.Popen[str]] = {}
     try:
         for part in parts(settings):
-            process = _start(part, log)
-            started.append(process)
-            _await_ready(part, process)
+            if not stop.is_set():
+                started[part.name] = _start(part, log)
+                _await_ready(part, started[part.name], stop)
         yield started
     finally:
-        for process in reversed(started):
+        for process in reversed(started.values()):
             _stop(process)
+
+
+def watch(processes: Mapping[str, subprocess.Popen[str]], stop: threading.Event) -> None:
+    """Returns when `stop` is set. Raises PartError when one ends before."""
+    while not stop.wait(0.5):
+        for name, process in processes.items():
+            if (code := process.poll()) is not None:
+                raise PartError(f"{name} ended with exit code {code}; its log above says why")
 
 
 def _start(part: Part, log: IO[str]) -> subprocess.Popen[str]:
@@ -114,7 +126,7 @@ def _start(part: Part, log: IO[str]) -> subprocess.Popen[str]:
     return process
 
 
-def _await_ready(part: Part, process: subprocess.Popen[str]) -> None:
+def _await_ready(part: Part, process: subprocess.Popen[str], stop: threading.Event) -> None:
     import grpc
     from grpc_health.v1 import health_pb2, health_pb2_grpc
 
@@ -128,13 +140,16 @@ def _await_ready(part: Part, process: subprocess.Popen[str]) -> None:
     deadline = time.monotonic() + STARTUP_S
     with grpc.insecure_channel(part.target) as channel:
         stub = health_pb2_grpc.HealthStub(channel)
-        while time.monotonic() < deadline:
+        while not stop.is_set():
+            if time.monotonic() > deadline:
+                raise PartError(
+                    f"{part.name} did not become ready at {part.target} in {STARTUP_S:.0f} s; its log above says why"
+                )
             if (code := process.poll()) is not None:
                 raise PartError(f"{part.name} ended with exit code {code} before it was ready; its log above says why")
             if part.has_said.is_set() if part.says else is_serving(stub):
                 return
             time.sleep(0.1)
-    raise PartError(f"{part.name} did not become ready at {part.target} in {STARTUP_S:.0f} s; its log above says why")
 
 
 def _stop(process: subprocess.Popen[str]) -> None:
@@ -160,16 +175,14 @@ def up(context: typer.Context) -> None:
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, on_signal)
-    with running(settings, log=sys.stderr) as processes:
-        gateway = settings.gateway
-        typer.echo(
-            f"gateway {gateway.address}   model server {gateway.model_server}   metrics {gateway.metrics_address}"
-        )
-        typer.echo("try: longtail rank --user 42 --explain      Ctrl-C drains and stops")
-        while not stop.wait(0.5):
-            for process in processes:
-                if process.poll() is not None:
-                    raise PartError(f"a part ended with exit code {process.returncode}; its log above says why")
+    with running(settings, log=sys.stderr, stop=stop) as processes:
+        if not stop.is_set():
+            gateway = settings.gateway
+            typer.echo(
+                f"gateway {gateway.address}   model server {gateway.model_server}   metrics {gateway.metrics_address}"
+            )
+            typer.echo("try: longtail rank --user 42 --explain      Ctrl-C drains and stops")
+        watch(processes, stop)
         typer.echo("draining")
 
 

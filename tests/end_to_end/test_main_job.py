@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -19,6 +20,8 @@ import grpc
 import numpy as np
 import pytest
 
+from cli import up
+from cli.settings import Settings
 from feature_repo.contract import MODEL_USER_FEATURES
 from longtail.activation.v1 import activation_pb2, activation_pb2_grpc, feedback_pb2, feedback_pb2_grpc
 from serving.gateway.domain import ItemId, ModelUser
@@ -274,3 +277,30 @@ def _free_address() -> str:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return f"127.0.0.1:{probe.getsockname()[1]}"
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    (tmp_path / "models" / "longtail" / "1").mkdir(parents=True)
+    return Settings(state_dir=tmp_path)
+
+
+def one_part(does: str) -> Callable[[Settings], tuple[up.Part, ...]]:
+    part = up.Part(name="gateway", command=(sys.executable, "-c", does), environ={}, target="127.0.0.1:1", says="ready")
+    return lambda _settings: (part,)
+
+
+def test_a_part_of_up_that_ends_is_named(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(up, "parts", one_part("print('ready')"))
+    with pytest.raises(up.PartError, match="gateway ended with exit code 0"):  # noqa: SIM117
+        with up.running(settings, log=sys.stderr) as processes:
+            up.watch(processes, threading.Event())
+
+
+def test_up_can_be_stopped_while_a_part_starts(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(up, "parts", one_part("import time; time.sleep(600)"))
+    stop = threading.Event()
+    threading.Timer(0.5, stop.set).start()
+    with up.running(settings, log=sys.stderr, stop=stop) as processes:
+        assert processes["gateway"].poll() is None
+    assert processes["gateway"].poll() is not None
