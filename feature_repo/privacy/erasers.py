@@ -117,8 +117,22 @@ def _is(batch: pa.RecordBatch, names: list[str], user_id: str) -> Any:
         cells = batch.column(name)
         if pa.types.is_nested(cells.type):
             continue
-        found = pc.or_(found, pc.fill_null(pc.equal(cells.cast(pa.string()), user_id), False))
+        found = pc.or_(found, pc.fill_null(pc.equal(_texts(cells), user_id), False))
     return found
+
+
+def _texts(cells: pa.Array) -> Any:
+    """The cells as an import makes ids of them; Arrow's own words for some of them differ, or it has none."""
+    kind = cells.type
+    if pa.types.is_floating(kind) or pa.types.is_binary(kind) or isinstance(kind, pa.BaseExtensionType):
+        return pa.array([None if cell is None else _text(cell) for cell in cells.to_pylist()], pa.string())
+    return cells.cast(pa.string())
+
+
+def _text(cell: object) -> str:
+    if isinstance(cell, bytes):
+        return cell.decode(errors="replace")
+    return str(int(cell)) if isinstance(cell, float) and cell.is_integer() else str(cell)
 
 
 def _names_user(batch: pa.RecordBatch, names: list[str], user_id: str) -> Any:

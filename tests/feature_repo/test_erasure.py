@@ -107,6 +107,25 @@ def test_nothing_names_the_user_any_more_and_the_others_stay(installation: Insta
     assert sum(each.count for each in forget(installation).removed) == 0
 
 
+@pytest.mark.parametrize(
+    ("gone", "column"),
+    [
+        ("0d1f9c1e-6a39-4b52-9a53-8a6f0f9f3a11", "'0d1f9c1e-6a39-4b52-9a53-8a6f0f9f3a11'::UUID"),
+        ("123456789012", "123456789012::DOUBLE"),
+        ("zoë", "encode('zoë')"),
+    ],
+)
+def test_a_refused_row_is_found_whatever_its_columns_are(installation: Installation, gone: str, column: str) -> None:
+    state, file = installation.state, installation.state.root.parent / "log.parquet"
+    fields = EventMapping(columns={"user": "who", "item": "what", "time": "at"}, type_constant="view")
+    with scratch_database(state.events) as con:
+        rows = f"SELECT {column} AS who, 'i1' AS what, unnest(['2026-02-01', 'never']) AS at, '\\xFF'::BLOB AS payload"
+        con.execute(f"COPY ({rows}) TO '{file}'")
+        import_events(state, con, open_files(con, str(file)), fields, source="shop", now=NOW)
+    removed = {each.holder: each.count for each in forget(installation, gone).removed if each.count}
+    assert removed == {"tables": 1, "quarantine": 1}
+
+
 def test_the_user_does_not_come_back(installation: Installation) -> None:
     set_up(installation)
     forget(installation)
