@@ -3,6 +3,7 @@
 # ruff: noqa: S608  every name and text in the SQL goes through tabular.quoted and tabular.literal
 from __future__ import annotations
 
+import codecs
 import glob
 import tempfile
 import threading
@@ -20,6 +21,8 @@ Report = Callable[[str, float], None]  # a step's name and how much of it is don
 
 _PARQUET = (".parquet", ".pq")
 _CSV = (".csv", ".tsv", ".txt", ".csv.gz", ".tsv.gz", ".csv.zst")
+_NO_QUOTE = "(empty)"  # in DuckDB's sniff_csv
+_UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
 class DataError(LongtailError):
@@ -83,11 +86,12 @@ def open_files(con: duckdb.DuckDBPyConnection, pattern: str) -> Relation:
     if len(kinds) != 1:
         raise DataError(f"{pattern} mixes Parquet and CSV files; import them one kind at a time")
     kind = kinds.pop()
-    sql = _parquet_sql(files) if kind == "parquet" else _csv_sql(files)
+    sql = _parquet_sql(files) if kind == "parquet" else _csv_sql(con, files)
     try:
         described = con.execute(f"DESCRIBE SELECT * FROM {sql}").fetchall()
     except duckdb.Error as error:
-        hint = "is it Parquet?" if kind == "parquet" else "is it UTF-8 text with one header line?"
+        text = "UTF-8 text with one header line, one kind of line end and no line over 2 MB"
+        hint = "is it Parquet?" if kind == "parquet" else f"is it {text}?"
         raise DataError(f"{pattern} cannot be read as {kind.upper()}: {_first_line(error)}; {hint}") from error
     return Relation(sql=sql, columns={row[0]: row[1] for row in described}, origin=pattern)
 
@@ -116,11 +120,36 @@ def _parquet_sql(files: list[Path]) -> str:
     return f"read_parquet([{', '.join(literal(str(file)) for file in files)}], union_by_name = true)"
 
 
-def _csv_sql(files: list[Path]) -> str:
+def _csv_sql(con: duckdb.DuckDBPyConnection, files: list[Path]) -> str:
     """Text only: a bad value is refused row by row later, and a malformed line is kept in reject_errors."""
     options = "header = true, all_varchar = true, store_rejects = true, rejects_limit = 0"
-    scans = [f"SELECT * FROM read_csv({literal(str(file))}, {options})" for file in files]
+    scans = [f"SELECT * FROM read_csv({literal(str(file))}, {options}{_late_quotes(con, file)})" for file in files]
     return f"({' UNION ALL BY NAME '.join(scans)})"  # one scan each: DuckDB keeps no rejects of a union_by_name
+
+
+def _late_quotes(con: duckdb.DuckDBPyConnection, file: Path) -> str:
+    """Options for quotes that first come after the lines from which DuckDB tells how a file is written."""
+    try:
+        if _sniffed_quotes(con, file) != (_NO_QUOTE, _NO_QUOTE) or not _has_quotation_mark(con, file):
+            return ""
+        quote, escape = _sniffed_quotes(con, file, sample_size=-1)  # all lines: dear, so only where it matters
+    except duckdb.Error:  # what is wrong with the file, reading it tells
+        return ""
+    if quote == _NO_QUOTE:
+        return ""
+    return f", quote = {literal(quote)}, escape = {literal('' if escape == _NO_QUOTE else escape)}"
+
+
+def _sniffed_quotes(con: duckdb.DuckDBPyConnection, file: Path, sample_size: int = 20_480) -> tuple[str, str]:
+    options = f"header = true, all_varchar = true, ignore_errors = true, sample_size = {sample_size}"
+    ((quote, escape),) = con.execute(f"SELECT Quote, Escape FROM sniff_csv({literal(str(file))}, {options})").fetchall()
+    return quote, escape
+
+
+def _has_quotation_mark(con: duckdb.DuckDBPyConnection, file: Path) -> bool:
+    options = "columns = {line: 'VARCHAR'}, delim = '\x01', quote = '', escape = '', auto_detect = false"
+    lines = f"read_csv({literal(str(file))}, {options}, strict_mode = false, ignore_errors = true)"
+    return bool(con.execute(f"SELECT 1 FROM {lines} WHERE contains(line, '\"') LIMIT 1").fetchall())
 
 
 def _find_files(pattern: str) -> list[Path]:
@@ -141,11 +170,14 @@ def _find_files(pattern: str) -> list[Path]:
 def _kind(file: Path) -> str:
     if file.name.lower().endswith(_PARQUET):
         return "parquet"
+    with file.open("rb") as opened:
+        start = opened.read(4)
+    if start.startswith(_UTF_16):
+        raise DataError(f"{file} is UTF-16; give UTF-8, such as from `iconv -f UTF-16 -t UTF-8`")
     if file.name.lower().endswith(_CSV):
         return "csv"
-    with file.open("rb") as start:
-        if start.read(4) == b"PAR1":
-            return "parquet"
+    if start == b"PAR1":
+        return "parquet"
     raise DataError(
         f"{file} is neither Parquet nor CSV by its name; its name must end in one of {', '.join(_PARQUET + _CSV)}"
     )

@@ -19,6 +19,7 @@ from feature_repo.log.importing import (
     copy_atomically,
     id_expression,
     stage,
+    text_expression,
     write_quarantine,
 )
 from feature_repo.tabular import DataError, Relation, Report, literal, run, silent
@@ -112,7 +113,7 @@ def _fields(relation: Relation, mapping: ItemMapping) -> dict[str, str]:
     columns = mapping.columns
 
     def text(name: str) -> str:
-        return f"coalesce(CAST({relation.column(columns[name])} AS VARCHAR), '')" if name in columns else "''"
+        return f"coalesce({text_expression(relation, columns[name])}, '')" if name in columns else "''"
 
     def cast(name: str, kind: str, default: str) -> str:
         if name not in columns:
@@ -137,7 +138,8 @@ def _categories(relation: Relation, mapping: ItemMapping) -> str:
     if relation.type_of(mapping.columns["category"]).endswith("[]"):
         parts = f"coalesce(CAST({column} AS VARCHAR[]), [])"
     else:
-        parts = f"string_split(coalesce(CAST({column} AS VARCHAR), ''), {literal(mapping.category_separator)})"
+        text = text_expression(relation, mapping.columns["category"])
+        parts = f"string_split(coalesce({text}, ''), {literal(mapping.category_separator)})"
     return f"list_filter(list_transform({parts}, lambda part: trim(part)), lambda part: part <> '')"
 
 

@@ -18,7 +18,7 @@ from feature_repo.log.event_log import COLUMNS, EventLog
 from feature_repo.log.pseudonyms import Pseudonyms
 from feature_repo.log.time_formats import TimeFormat, detect_time_format
 from feature_repo.log.tombstones import Tombstones
-from feature_repo.tabular import DataError, Relation, Report, literal, run, silent
+from feature_repo.tabular import DataError, Relation, Report, literal, quoted, run, silent
 
 EVENT_FIELDS: Final = ("user", "item", "time", "type", "value", "event_id", "surface", "decision_id")
 ERASED: Final = "erased_user"
@@ -85,7 +85,7 @@ def import_events(
     _mark_refused(con, now, report)
     hidden = None
     if pseudonyms is not None:
-        hidden = (relation.column(mapping.columns["user"]), pseudonyms)
+        hidden = (mapping.columns["user"], pseudonyms)
         _pseudonymize(con, pseudonyms, derived_ids="event_id" not in mapping.columns, report=report)
     _mark_erased(con, state, report)
     _mark_duplicates(con, EventLog(state.events), source, report)
@@ -126,13 +126,15 @@ def write_quarantine(
 
     `hidden` is the users' column and what takes its place; a malformed line may hold a user anywhere and is left out.
     """
-    refused = "SELECT longtail_original.*, reason AS quarantine_reason FROM staged WHERE reason IS NOT NULL"
+    earlier = [quoted(name) for name in relation.columns if name.lower() == "quarantine_reason"]  # a mended quarantine
+    original = f"longtail_original.* EXCLUDE ({earlier[0]})" if earlier else "longtail_original.*"
+    refused = f"SELECT {original}, reason AS quarantine_reason FROM staged WHERE reason IS NOT NULL"
     line = "csv_line"
     if hidden is not None:
         column, pseudonyms = hidden
         line = "NULL::VARCHAR"
-        instead = pseudonyms.expression(f"CAST({column} AS VARCHAR)")
-        refused = f"SELECT * REPLACE ({instead} AS {column}) FROM ({refused})"
+        instead = pseudonyms.expression(id_expression(relation, column))
+        refused = f"SELECT * REPLACE ({instead} AS {relation.column(column)}) FROM ({refused})"
     if _count_rejects(con):
         lines = "SELECT DISTINCT scan_id, file_id, line, csv_line FROM reject_errors"
         refused += (
@@ -168,7 +170,15 @@ def id_expression(relation: Relation, column: str) -> str:
         whole = f"CAST(TRY_CAST({name} AS BIGINT) AS VARCHAR)"
         text = f"CASE WHEN {name} = trunc({name}) THEN {whole} ELSE CAST({name} AS VARCHAR) END"
         return f"CASE WHEN NOT isnan({name}) THEN {text} END"
-    return f"CAST({name} AS VARCHAR)"
+    return text_expression(relation, column)
+
+
+def text_expression(relation: Relation, column: str) -> str:
+    """The column as text; bytes are UTF-8, and NULL where they are not. Raises DataError for lists and records."""
+    name, kind = relation.column(column), relation.type_of(column)
+    if kind.endswith("]") or kind.startswith(("STRUCT", "MAP", "UNION")):
+        raise DataError(f"column {column!r} of {relation.origin} is {kind}; give a column of text or numbers")
+    return f"TRY(decode({name}))" if kind == "BLOB" else f"CAST({name} AS VARCHAR)"
 
 
 def _fields(relation: Relation, mapping: EventMapping, time_format: TimeFormat) -> dict[str, str]:
@@ -183,7 +193,7 @@ def _fields(relation: Relation, mapping: EventMapping, time_format: TimeFormat) 
     if mapping.type_constant is not None:
         kind = literal(mapping.type_constant)
     else:  # "Add to cart" is add_to_cart
-        kind = f"lower(regexp_replace(trim(CAST({relation.column(columns['type'])} AS VARCHAR)), '[ -]+', '_', 'g'))"
+        kind = f"lower(regexp_replace(trim({text_expression(relation, columns['type'])}), '[ -]+', '_', 'g'))"
     # without an id of its own, an event is what it says: the same twice is a duplicate
     # (of contacts the channel says something too)
     surface = _text(relation, columns, "surface")
@@ -205,7 +215,7 @@ def _fields(relation: Relation, mapping: EventMapping, time_format: TimeFormat) 
 
 
 def _text(relation: Relation, columns: Mapping[str, str], name: str) -> str:
-    return f"coalesce(CAST({relation.column(columns[name])} AS VARCHAR), '')" if name in columns else "''"
+    return f"coalesce({text_expression(relation, columns[name])}, '')" if name in columns else "''"
 
 
 def _mark_refused(con: duckdb.DuckDBPyConnection, now: datetime, report: Report) -> None:

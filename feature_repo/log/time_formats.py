@@ -48,7 +48,7 @@ class TimeFormat:
         if self.name == "timestamp":
             return f"timezone('UTC', CAST({column} AS TIMESTAMP))"
         if self.name == "iso":
-            return f"TRY_CAST(trim({column}) AS TIMESTAMPTZ)"
+            return f"TRY_CAST(trim(CAST({column} AS VARCHAR)) AS TIMESTAMPTZ)"
         if self.name in _EPOCHS:
             micros = f"TRY_CAST(round(TRY_CAST({column} AS DOUBLE) * {_EPOCHS[self.name][0]}) AS BIGINT)"
             in_range = f"{micros} BETWEEN {_LOWEST_US} AND {_HIGHEST_US}"
@@ -76,7 +76,7 @@ def detect_time_format(con: duckdb.DuckDBPyConnection, relation: Relation, colum
 def _from_values(con: duckdb.DuckDBPyConnection, relation: Relation, column: str, *, is_number: bool) -> TimeFormat:
     name = relation.column(column)
     sql = f"""
-        SELECT count(text), count(number), count(day), median(abs(number))
+        SELECT count(text), count(number), count(day), median(abs(number)) FILTER (isfinite(number))
         FROM (
             SELECT CAST({name} AS VARCHAR) AS text, TRY_CAST({name} AS DOUBLE) AS number,
                 CASE WHEN regexp_full_match(text, '(19|20)[0-9]{{6}}') THEN try_strptime(text, '%Y%m%d') END AS day

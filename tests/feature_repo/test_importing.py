@@ -1,8 +1,9 @@
 from __future__ import annotations
 
+import gzip
 from collections import Counter
 from collections.abc import Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, time, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -170,6 +171,13 @@ def test_times_are_read_in_every_common_form(
     assert row["event_time"] == datetime.fromisoformat(expected).replace(tzinfo=UTC)
 
 
+@pytest.mark.parametrize("values", [[time(3, 4)], [float("inf")], [float("nan")]])
+def test_times_that_are_none_are_told(tmp_path: Path, values: list[object]) -> None:
+    log = write_parquet(tmp_path / "log.parquet", u=["u1"], i=["i1"], t=values)
+    with pytest.raises(DataError, match=r"none of the 1 rows .*(bad|future)_time 1"):
+        run_import(tmp_path, log)
+
+
 def test_an_event_id_is_kept_or_made_from_what_the_event_says(tmp_path: Path) -> None:
     log = write_csv(tmp_path / "log.csv", "u,i,t,id", "u1,i1,2026-01-01,mine", "u1,i1,2026-01-01,", "u1,i1,2026-01-02,")
     run_import(tmp_path, log, columns={**COLUMNS, "event_id": "id"})
@@ -206,6 +214,49 @@ def test_a_number_read_as_floating_point_because_of_gaps_stays_a_whole_id(tmp_pa
     summary = run_import(tmp_path, log)
     assert [(row["user_id"], row["item_id"]) for row in imported(tmp_path)] == [("17850", "1")]
     assert summary.quarantined == {"no_user": 2}
+
+
+@pytest.mark.parametrize("ending", [".csv", ".csv.gz"])
+def test_quotes_that_come_late_in_a_file_are_quotes(tmp_path: Path, ending: str) -> None:
+    plain = [f"u{row},i1,2026-01-01" for row in range(25_000)]
+    text = "\n".join(["u,i,t", *plain, '"a, ""b""",i1,2026-01-01', '"two\nlines",i1,2026-01-01', ""]).encode()
+    log = tmp_path / f"a{ending}"
+    log.write_bytes(gzip.compress(text) if ending.endswith(".gz") else text)
+    summary = run_import(tmp_path, log)
+    assert (summary.rows, summary.accepted) == (25_002, 25_002)
+    assert [row["user_id"] for row in imported(tmp_path)[-2:]] == ['a, "b"', "two\nlines"]
+
+
+def test_a_quotation_mark_that_quotes_nothing_stays_as_it_is(tmp_path: Path) -> None:
+    log = write_csv(tmp_path / "a.csv", "u,i,t", 'u1,24" screen,2026-01-01', "u2,i2,2026-01-01")
+    run_import(tmp_path, log)
+    assert [row["item_id"] for row in imported(tmp_path)] == ['24" screen', "i2"]
+
+
+def test_ids_of_bytes_are_utf_8(tmp_path: Path) -> None:
+    log = write_parquet(tmp_path / "a.parquet", u=["zoë".encode(), b"\xff"], i=["i1"] * 2, t=["2026-01-01"] * 2)
+    summary = run_import(tmp_path, log)
+    assert [row["user_id"] for row in imported(tmp_path)] == ["zoë"]
+    assert summary.quarantined == {"no_user": 1}
+
+
+@pytest.mark.parametrize("user", [{"id": "u1"}, ["u1"]])
+def test_a_list_or_a_record_is_no_id(tmp_path: Path, user: object) -> None:
+    log = write_parquet(tmp_path / "a.parquet", u=[user], i=["i1"], t=["2026-01-01"])
+    with pytest.raises(DataError, match=r"column 'u' of .* is .*; give a column of text or numbers"):
+        run_import(tmp_path, log)
+
+
+def test_a_quarantine_can_be_mended_and_imported(tmp_path: Path) -> None:
+    first = run_import(tmp_path, write_csv(tmp_path / "a.csv", "u,i,t", "u1,i1,2026-01-01", ",i1,2026-01-01", "u2,,x"))
+    assert first.quarantine_file is not None
+    mended = write_parquet(
+        tmp_path / "mended.parquet",
+        **{**pq.read_table(first.quarantine_file).to_pydict(), "u": ["u3", "u2"], "i": ["i1", "i2"]},
+    )
+    second = run_import(tmp_path, mended, source="mended")
+    assert (second.accepted, second.quarantined) == (1, {"bad_time": 1})
+    assert [row["quarantine_reason"] for row in quarantined(second)] == ["bad_time"]
 
 
 def test_a_malformed_csv_line_is_quarantined_as_it_stands(tmp_path: Path) -> None:
@@ -248,6 +299,8 @@ def test_an_original_column_may_have_any_name(tmp_path: Path) -> None:
         ("a.csv", b"u,i,t\n", "no rows"),
         ("a.csv", b"", "no column"),
         ("a.csv", b"who,what,when\na,b,2026-01-01\n", "no column 'u'; it has who, what, when"),
+        ("a.csv", "u,i,t\na,b,2026-01-01\n".encode("utf-16"), "is UTF-16; give UTF-8"),
+        ("a.csv", b"u,i,t\na,b,2026-01-01\r\na,b,2026-01-02\nc,d,2026-01-03\r\n", "one kind of line end"),
         ("a.csv", b"u,i,t\na,b,soon\n", "none of the 1 rows.*bad_time 1"),
     ],
 )

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import duckdb
 import ibis
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
@@ -48,6 +49,18 @@ def test_an_import_keeps_no_id_that_it_was_given(tmp_path: Path) -> None:
     refused = pq.read_table(summary.quarantine_file).to_pylist()
     assert {each["who"] for each in refused} == {Pseudonyms(KEY).of("alice"), None}
     assert "bob" not in str(refused)
+
+
+def test_a_refused_row_names_the_user_as_the_log_does(tmp_path: Path) -> None:
+    state, log = StateDir(tmp_path / "var"), tmp_path / "log.parquet"
+    pq.write_table(pa.table({"who": [17850.0] * 2, "what": ["i1", "i2"], "at": ["never", "2026-02-01"]}), log)
+    fields = EventMapping(columns={"user": "who", "item": "what", "time": "at"}, type_constant="view")
+    with scratch_database(state.events) as con:
+        relation, keyed = open_files(con, str(log)), Pseudonyms(KEY)
+        summary = import_events(state, con, relation, fields, source="shop", now=NOW, pseudonyms=keyed)
+    assert summary.quarantine_file is not None
+    (refused,) = pq.read_table(summary.quarantine_file).to_pylist()
+    assert refused["who"] == Pseudonyms(KEY).of("17850")
 
 
 def test_a_key_that_is_none_is_explained(tmp_path: Path) -> None:
