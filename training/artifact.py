@@ -30,6 +30,15 @@ USERS = "users.parquet"  # a file of its own kind, so that `features erase` find
 
 
 @dataclass(frozen=True, kw_only=True)
+class UserWeights:
+    """The users' part of a trained model, which can be read without building it."""
+
+    version: int
+    user_ids: np.ndarray  # str [users]
+    weights: np.ndarray  # δ_u and b_u, float32 [users, width + 1]
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainedModel:
     """A model that can be evaluated and exported without the log it came from."""
 
@@ -47,23 +56,17 @@ class TrainedModel:
     fill_values: FillValues = field(default_factory=nothing_learnt)  # what stands in for missing user features
     teacher: dict[str, Any] | None = None  # of a student: see distillation.Teachers
     log: Extent | None = None  # how much of the event log it was split from; what came later is not asked of it
+    log_end_us: int | None = None  # of that log: events strictly before it; None of a model from before this was kept
+    is_warm: bool = False  # fitted from the weights of a training before
 
     @property
     def shape(self) -> ModelShape:
         return self.recommender.model_shape
 
-    def user_weights(self) -> np.ndarray:
-        """δ_u and b_u, float32 [users, width + 1]."""
-        return np.asarray(self.recommender.user_weights.get_weights()[0])[1:]
-
-
-@dataclass(frozen=True, kw_only=True)
-class UserWeights:
-    """The users' part of a trained model, read without building it."""
-
-    version: int
-    user_ids: np.ndarray  # str [users]
-    weights: np.ndarray  # float32 [users, width + 1]
+    def user_weights(self) -> UserWeights:
+        """The users' part of it."""
+        weights = np.asarray(self.recommender.user_weights.get_weights()[0])[1:]
+        return UserWeights(version=self.version, user_ids=self.user_ids, weights=weights)
 
 
 def folded(recommender: Recommender, terms: ItemTerms | None, rarity: np.ndarray) -> Recommender:
@@ -128,6 +131,8 @@ def save(model: TrainedModel, directory: Path) -> None:
         "missing_values": model.fill_values.as_json(),
         "teacher": model.teacher,
         "log": None if model.log is None else model.log.as_json(),
+        "log_end_us": model.log_end_us,
+        "is_warm": model.is_warm,
     }
     (draft / "model.json").write_text(json.dumps(described, indent=2))
     shutil.rmtree(directory, ignore_errors=True)
@@ -179,6 +184,8 @@ def load(directory: Path) -> TrainedModel:
             fill_values=from_json(described["missing_values"]),
             teacher=described.get("teacher"),
             log=_log_of(described),
+            log_end_us=described.get("log_end_us"),
+            is_warm=described.get("is_warm", False),
         )
 
 
@@ -186,6 +193,11 @@ def teacher_version(directory: Path) -> int:
     """Of a student its teacher's, of any other model its own. Raises LongtailError as `load` does."""
     described = _described(directory)
     return int((described.get("teacher") or described)["version"])
+
+
+def settings_of(directory: Path) -> dict[str, Any]:
+    """What the model was trained with. Raises LongtailError as `load` does."""
+    return dict(_described(directory)["settings"])
 
 
 def log_read(directory: Path) -> Extent | None:
@@ -204,7 +216,7 @@ def load_user_weights(directory: Path) -> UserWeights:
 
 
 def _write_users(model: TrainedModel, path: Path) -> None:
-    weights = model.user_weights()
+    weights = model.user_weights().weights
     cells = pa.array(weights.ravel())
     table = {
         "user_id": pa.array(model.user_ids.astype(str)),

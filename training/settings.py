@@ -161,6 +161,9 @@ class TrainingSettings(BaseModel):
         90.0, gt=0, description="The report's slice of dormant users: so long from the last event to the first target."
     )
     # the release
+    refit: bool = Field(
+        True, description="`longtail retrain` runs `longtail refit`, so that what is served knows the whole log."
+    )
     gate_errors: float = Field(
         2.0, gt=0, description="`publish` refuses a model that is worse in a segment by over so many standard errors."
     )
@@ -211,6 +214,7 @@ NOT_LEARNING: Final = OF_STUDENT | frozenset(
         "mlflow_experiment",
         "returning_after_days",
         "dormant_after_days",
+        "refit",
         "gate_errors",
         "model_config_file",
         "retrieve_k",

@@ -2,30 +2,37 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
+from pydantic import ValidationError
 
+from feature_repo.errors import LongtailError
 from feature_repo.log.extent import Extent
 from training import artifact
 from training.artifact import TrainedModel
 from training.blend.blend import Blend, popularity_windows
 from training.blend.neighbours import neighbours_of
 from training.examples.preparation import Preparation
-from training.examples.split import Split, SplitName, split
+from training.examples.split import Split, SplitName, split, whole
 from training.fitting.blend_fitting import fit_blend
 from training.fitting.distillation import CHECKPOINTS, find_teachers, student_settings
 from training.fitting.phases import Phases
-from training.fitting.progress import Epoch, Progress
+from training.fitting.progress import Progress
 from training.fitting.runs import NO_IDS, Run
 from training.model import Recommender
+from training.settings import TrainingSettings
 from training.vocabulary import FIRST_ROW, UNKNOWN
 
 MODEL_FOLDER = "model"
+REFITTED_FOLDER = "refitted"  # the same version, of the whole log
 LOG = "log.json"  # among the checkpoints: how much of the event log they are of
+WHOLE_LOG = "whole_log.json"  # the same of the refit
 
 
 def student_run(run: Run, folder: Path) -> Run:
@@ -54,9 +61,62 @@ def train(
     made = split(run.log, "temporal", run.settings)
     checkpoints = _checkpoints(folder) if run.teachers is None else _checkpoints(folder) / CHECKPOINTS
     learnt = learn(run, made, checkpoints, resume=resume, warm=warm, refit=True, progress=progress)
-    model = _as_trained(run, learnt, version)
+    model = _as_trained(run, learnt, version, is_warm=warm)
+    shutil.rmtree(folder / REFITTED_FOLDER, ignore_errors=True)  # of another version from now on
     artifact.save(model, folder / MODEL_FOLDER)
     return model
+
+
+def refit(run: Run, folder: Path, *, resume: bool, progress: Progress) -> TrainedModel:
+    """The kept model once more, fitted on the whole log as it was fitted before the test: the version to be served.
+
+    Epochs and the blend's weights are those that were measured; `run` has the model's `kept_settings`.
+    Raises LongtailError where there is no model, or it is a student.
+    """
+    measured = artifact.load(folder / MODEL_FOLDER)
+    if measured.teacher is not None:
+        raise LongtailError(
+            f"model {measured.version} is a student of {measured.teacher['version']}, whose teacher knows nothing of "
+            "the test: it is served as it was measured; run `longtail export`"
+        )
+    checkpoints = _checkpoints(folder)
+    if not resume:
+        run.reader.extent.write(checkpoints / WHOLE_LOG)
+    phases = Phases(run=run, folder=checkpoints, resume=resume, warm=measured.is_warm, progress=progress)
+    recommender, prepared = phases.refit(whole(run.log), measured.best_epoch, "whole")
+    learnt = Learnt(
+        recommender=_finished(recommender, prepared),
+        blend=_blend_at_cut(run, measured.blend, prepared),
+        prepared=prepared,
+        curve=measured.curve,
+        best_epoch=measured.best_epoch,
+    )
+    model = _as_trained(run, learnt, measured.version, is_warm=measured.is_warm)
+    artifact.save(model, folder / REFITTED_FOLDER)
+    return model
+
+
+def is_refitted(folder: Path) -> bool:
+    """Whether the kept model was fitted on the whole log since it was trained."""
+    return (folder / REFITTED_FOLDER).exists()
+
+
+def to_serve(folder: Path) -> Path:
+    """Where the model lies that is exported."""
+    return folder / (REFITTED_FOLDER if is_refitted(folder) else MODEL_FOLDER)
+
+
+def kept_settings(folder: Path) -> TrainingSettings:
+    """What the kept model was trained with. Raises LongtailError without a model, or where they are of another time."""
+    kept = artifact.settings_of(folder / MODEL_FOLDER)
+    try:
+        return TrainingSettings.model_validate(kept)
+    except ValidationError as error:
+        names = ", ".join(str(one["loc"][0]) for one in error.errors())
+        raise LongtailError(
+            f"the model in {folder / MODEL_FOLDER} was trained with settings that this version of longtail does not "
+            f"take: {names}; run `longtail train` again"
+        ) from error
 
 
 def kept_log(folder: Path) -> Extent | None:
@@ -67,6 +127,11 @@ def kept_log(folder: Path) -> Extent | None:
 def interrupted_log(folder: Path, split_name: SplitName = "temporal") -> Extent | None:
     """The log that an interrupted run goes on with; None when there was none."""
     return Extent.read(_checkpoints(folder, split_name) / LOG)
+
+
+def interrupted_refit_log(folder: Path) -> Extent | None:
+    """The same of an interrupted `refit`."""
+    return Extent.read(_checkpoints(folder) / WHOLE_LOG)
 
 
 def _checkpoints(folder: Path, split_name: SplitName = "temporal") -> Path:
@@ -81,7 +146,7 @@ class Learnt:
     recommender: Recommender
     blend: Blend
     prepared: Preparation
-    curve: list[Epoch]  # of the search on validation
+    curve: list[dict[str, Any]]  # the epochs of the search on validation
     best_epoch: int
 
 
@@ -109,17 +174,22 @@ def learn(
     if refit:
         recommender, prepared = phases.refit(made.test, searched.fit.best_epoch)
         blend = _blend_at_cut(run, blend, prepared)
+    return Learnt(
+        recommender=_finished(recommender, prepared),
+        blend=blend,
+        prepared=prepared,
+        curve=[epoch.as_json() for epoch in searched.fit.epochs],
+        best_epoch=searched.fit.best_epoch,
+    )
+
+
+def _finished(recommender: Recommender, prepared: Preparation) -> Recommender:
+    """As it is served: one vector per item, what is unknown settled."""
     rarity = np.bincount(prepared.tables.item_row[prepared.fit.item], minlength=prepared.num_rows)[FIRST_ROW:]
     recommender = artifact.folded(recommender, prepared.terms, rarity)
     artifact.settle_unknown_item(recommender)
     artifact.settle_nobody(recommender)
-    return Learnt(
-        recommender=recommender,
-        blend=blend,
-        prepared=prepared,
-        curve=searched.fit.epochs,
-        best_epoch=searched.fit.best_epoch,
-    )
+    return recommender
 
 
 def _blend_at_cut(run: Run, blend: Blend, prepared: Preparation) -> Blend:
@@ -132,7 +202,7 @@ def _blend_at_cut(run: Run, blend: Blend, prepared: Preparation) -> Blend:
     return blend.at(neighbours, np.concatenate([popularity, none_met]))
 
 
-def _as_trained(run: Run, learnt: Learnt, version: int) -> TrainedModel:
+def _as_trained(run: Run, learnt: Learnt, version: int, *, is_warm: bool) -> TrainedModel:
     prepared = learnt.prepared
     cold_ids = prepared.terms.cold_ids if prepared.terms else NO_IDS
     popularity = prepared.popularity.features[-1]
@@ -146,12 +216,14 @@ def _as_trained(run: Run, learnt: Learnt, version: int) -> TrainedModel:
         popularity=np.concatenate([popularity, none_met]),
         blend=learnt.blend,
         window_us=(int(prepared.fit.time_us.min()), prepared.cut_us),
-        curve=[epoch.as_json() for epoch in learnt.curve],
+        curve=learnt.curve,
         best_epoch=learnt.best_epoch,
         settings=run.settings.model_dump(mode="json"),
         fill_values=learnt.recommender.fill_values,
         teacher=None if run.teachers is None else run.teachers.as_json(),
         log=run.reader.extent,
+        log_end_us=int(run.log.time_us.max()) + 1,
+        is_warm=is_warm,
     )
 
 

@@ -32,18 +32,20 @@ def export(context: typer.Context, *, compress: CompressOption = None) -> None:
     settings: Settings = context.obj
     compression = settings.training.compression if compress is None else compress.value
     quiet()
-    from training import artifact
+    from training import artifact, workflow
     from training.export.saved_model import export as export_model
     from training.reports import reporting
 
-    model = artifact.load(settings.state.training / "model")
+    training = settings.state.training
+    model = artifact.load(workflow.to_serve(training))
     directory = export_model(
         model,
         settings.state.exports,
         retrieve_k=settings.training.retrieve_k,
         candidate_buckets=settings.training.candidate_buckets,
-        metrics=reporting.metrics_of(settings.state.training, model.version, compression),
+        metrics=reporting.metrics_of(training, model.version, compression),
         compression=compression,
+        measured=artifact.load(training / workflow.MODEL_FOLDER) if workflow.is_refitted(training) else None,
     )
     size_mb = sum(file.stat().st_size for file in directory.rglob("*") if file.is_file()) / 1e6
     typer.echo(
@@ -97,17 +99,20 @@ def publish(
 
 def write_user_weights(settings: Settings, version: int) -> None:
     """Of the trained model, when it is this version; the view keeps those of one version."""
-    from training import artifact
+    from training import artifact, workflow
     from training.release import publish as publishing
+    from training.release.incumbent import measured_weights
 
-    model = artifact.load_user_weights(settings.state.training / "model")
+    training, now = settings.state.training, datetime.now(UTC)
+    model = artifact.load_user_weights(workflow.to_serve(training))
     if model.version != version:
         typer.echo(f"note: the trained model is {model.version}; {version} answers without new user weights", err=True)
         return
     path = user_weights_file(settings)
-    publishing.write_user_weights(
-        path, user_ids=model.user_ids, weights=model.weights, version=version, now=datetime.now(UTC)
-    )
+    publishing.write_user_weights(path, model, now=now)
+    if workflow.is_refitted(training):
+        measured = artifact.load_user_weights(training / workflow.MODEL_FOLDER)
+        publishing.write_user_weights(measured_weights(path), measured, now=now)
     typer.echo(f"{path}: {len(model.user_ids)} users; next: `longtail features materialize`")
 
 

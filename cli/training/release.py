@@ -19,11 +19,13 @@ if TYPE_CHECKING:
     from training.release.retraining import News
 
 TRAIN = ("train",)
+REFIT = ("refit",)
 STEPS = (
     ("features", "build"),
     ("features", "apply"),
     TRAIN,
     ("evaluate",),
+    REFIT,
     ("export",),
     ("publish",),
     ("features", "materialize"),
@@ -87,8 +89,9 @@ def retrain(
 ) -> None:
     """Train, measure, gate and publish a new version when enough events came in since the one in service.
 
-    The steps are the commands a person would type. A version that the gate refuses is not published, and the one in
-    service stays; the command then ends with 1, or with --every-hours says so and looks again later.
+    The steps are the commands a person would type, `longtail refit` among them where training.refit says so. A version
+    that the gate refuses is not published, and the one in service stays; the command then ends with 1, or with
+    --every-hours says so and looks again later.
 
     Example: `longtail retrain --min-events 5000 --every-hours 24 --label canary`
     """
@@ -116,7 +119,8 @@ def _retrain_if_due(settings: Settings, *, min_events: int, label: str, warm: bo
     if news.events < min_events:
         typer.echo(f"nothing to do: {min_events} are needed (--min-events)")
         return
-    for step in STEPS:
+    is_refitted = settings.training.refit and not distil  # a student has nobody to learn the test from
+    for step in STEPS if is_refitted else [step for step in STEPS if step != REFIT]:
         _run(settings, (*step, "--warm") if warm and step == TRAIN else step)
         if distil and step == TRAIN:
             _run(settings, (*TRAIN, "--distil"))

@@ -8,12 +8,14 @@ from typing import Annotated
 
 import typer
 
+from cli.settings import Settings
 from cli.training.options import ConfigOption, ResumeOption, chosen_settings, quiet, shown_progress
 
 
 def register(app: typer.Typer) -> None:
     """Adds these commands to `longtail`."""
     app.command()(train)
+    app.command()(refit)
 
 
 def train(
@@ -70,4 +72,37 @@ def train(
     typer.echo(
         f"model {model.version}{of_whom}: {len(model.item_ids)} items, {len(model.user_ids)} users, "
         f"{model.best_epoch} epochs, validation NDCG@10 {best:.4f}; next: `longtail evaluate`, `longtail export`"
+    )
+
+
+def refit(context: typer.Context, *, resume: ResumeOption = False) -> None:
+    """Fits the trained model once more, on the whole log: what `longtail export` writes then.
+
+    The last tenth of the log, which was kept for the test, is learnt too, with everything that came in since; settings
+    and epochs are those of `longtail train`. This model cannot be measured. It keeps the number of the one that was,
+    which goes along for the gate of the next version. Writes `training/refitted`; `longtail train` removes it.
+
+    Example: `longtail train && longtail evaluate && longtail refit && longtail export && longtail publish`
+    """
+    settings: Settings = context.obj
+    quiet()
+    from feature_repo.log.catalogue import catalogue_file
+    from training import workflow
+    from training.fitting import runs
+
+    training = settings.state.training
+    extent = workflow.interrupted_refit_log(training) if resume else None
+    run = runs.start(
+        settings.state.events,
+        settings.features,
+        workflow.kept_settings(training),
+        catalogue=catalogue_file(settings.state),
+        extent=extent,
+    )
+    with shown_progress(run.settings, "refit") as progress:
+        model = workflow.refit(run, training, resume=resume, progress=progress)
+    until = datetime.fromtimestamp(model.window_us[1] / 1e6, UTC)
+    typer.echo(
+        f"model {model.version}: {len(model.item_ids)} items, {len(model.user_ids)} users, learnt until "
+        f"{until:%Y-%m-%d %H:%M}; next: `longtail export`"
     )

@@ -58,9 +58,9 @@ def test_an_erased_user_is_named_nowhere_and_has_no_weights_to_publish(kept: Pat
 def test_a_model_without_the_erased_user_is_the_same_for_the_others(kept: Path, trained: Trained) -> None:
     loaded, row = artifact.load(kept), list(trained.model.user_ids).index(GONE)
     others = np.arange(len(trained.model.user_ids)) != row
-    np.testing.assert_array_equal(loaded.user_weights()[others], trained.model.user_weights()[others])
+    np.testing.assert_array_equal(loaded.user_weights().weights[others], trained.model.user_weights().weights[others])
     np.testing.assert_array_equal(loaded.user_ids[others], trained.model.user_ids[others])
-    assert not loaded.user_weights()[row].any()
+    assert not loaded.user_weights().weights[row].any()
     assert loaded.user_ids[row] == ""
 
 

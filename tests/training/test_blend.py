@@ -143,14 +143,7 @@ def test_served_ranks_are_the_ranks_of_training(trained: Trained, tmp_path: Path
 
 
 def publish_weights(trained: Trained, path: Path) -> None:
-    model = trained.model
-    write_user_weights(
-        path,
-        user_ids=model.user_ids,
-        weights=model.user_weights(),
-        version=model.version,
-        now=datetime(2026, 4, 1, tzinfo=UTC),
-    )
+    write_user_weights(path, trained.model.user_weights(), now=datetime(2026, 4, 1, tzinfo=UTC))
 
 
 def test_a_blend_comes_back_from_disk_as_it_was(trained: Trained, tmp_path: Path) -> None:

@@ -133,7 +133,7 @@ def test_the_users_own_weights_are_not_in_the_saved_model(exported: Exported) ->
 def test_what_is_measured_is_what_answers(trained: Trained, exported: Exported) -> None:
     """`evaluate` asks the model that compression leaves; its export scores the same, a cold item's row included."""
     left = as_served(trained.model, "int8")
-    assert np.abs(left.user_weights() - trained.model.user_weights()).max() == 0
+    assert np.abs(left.user_weights().weights - trained.model.user_weights().weights).max() == 0
     again = as_served(left, "int8")  # what is written small once is written the same again
     for one, other in zip(left.recommender.get_weights(), again.recommender.get_weights(), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-6)

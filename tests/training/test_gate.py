@@ -140,9 +140,7 @@ def test_the_model_in_service_answers_the_question_as_it_did_in_training(trained
     final = publishing.publish(trained.exported, tmp_path / "models")
     weights = tmp_path / "user_weights.parquet"
     model = trained.model
-    publishing.write_user_weights(
-        weights, user_ids=model.user_ids, weights=model.user_weights(), version=VERSION, now=NOW
-    )
+    publishing.write_user_weights(weights, model.user_weights(), now=NOW)
     published = Published(version=VERSION, directory=final, user_weights=weights)
     assert not published.trouble(cut_us=model.window_us[1])
     _, assessment = examination.evaluate(trained.run, model, also={"incumbent": published.scorer})

@@ -62,12 +62,10 @@ def test_without_an_export_it_says_what_to_run(tmp_path: Path) -> None:
 
 
 def test_user_weights_are_rows_of_their_view(trained: Trained, tmp_path: Path) -> None:
-    model = trained.model
     path = tmp_path / "user_weights.parquet"
-    weights = model.user_weights()
-    now = datetime(2026, 4, 1, tzinfo=UTC)
-    publishing.write_user_weights(path, user_ids=model.user_ids, weights=weights, version=VERSION, now=now)
+    weights = trained.model.user_weights()
+    publishing.write_user_weights(path, weights, now=datetime(2026, 4, 1, tzinfo=UTC))
     table = pq.read_table(path)
     assert set(table.column_names) == {"user_id", "event_timestamp", *USER_WEIGHTS.feature_names()}
-    np.testing.assert_array_equal(np.array(table["delta"].to_pylist(), np.float32), weights)
+    np.testing.assert_array_equal(np.array(table["delta"].to_pylist(), np.float32), weights.weights)
     assert set(table["model_version"].to_pylist()) == {VERSION}

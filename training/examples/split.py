@@ -114,6 +114,12 @@ def _window(log: Engagements, name: str, cut_us: int, end_us: int) -> Question:
     )
 
 
+def whole(log: Engagements) -> Question:
+    """All of the log may be learnt from, and nobody is asked anything."""
+    end = int(log.time_us.max()) + 1
+    return _window(log, "whole", end, end)
+
+
 def leave_one_out(log: Engagements) -> Split:
     """Of each user's distinct items in order of first meeting, the last is test, the one before validation."""
     new = log.where(log.first_of_each_item())

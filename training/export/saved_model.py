@@ -37,18 +37,47 @@ def export(
     candidate_buckets: tuple[int, ...],
     metrics: dict[str, Any],
     compression: Compression = "none",
+    measured: TrainedModel | None = None,
 ) -> Path:
     """Writes exports/<version>, verified: reloaded, it scores as the trained model does. Replaces an earlier export.
 
-    Compressed it scores as the trained model whose tables are what compression leaves of them.
+    Compressed it scores as the trained model whose tables are what compression leaves of them. A model that was
+    refitted on the whole log takes with it the one that was `measured`, for the gate of the next version.
     """
     draft = exports / f".{model.version}.draft"
     shutil.rmtree(draft, ignore_errors=True)
+    parts = {draft: model} | ({} if measured is None else {serving_contract.measured_path(draft): measured})
+    for directory, part in parts.items():
+        _write(
+            part,
+            directory,
+            retrieve_k=retrieve_k,
+            candidate_buckets=candidate_buckets,
+            metrics=metrics,
+            compression=compression,
+        )
+    _write_warmup(draft / serving_contract.ASSETS / serving_contract.WARMUP, model, candidate_buckets)
+    final = exports / str(model.version)
+    shutil.rmtree(final, ignore_errors=True)
+    draft.rename(final)
+    return final
+
+
+def _write(
+    model: TrainedModel,
+    directory: Path,
+    *,
+    retrieve_k: int,
+    candidate_buckets: tuple[int, ...],
+    metrics: dict[str, Any],
+    compression: Compression,
+) -> None:
+    """The SavedModel and its contract, verified."""
     tables = store(model, compression)
     graph = ServingGraph(model, tables, retrieve_k=retrieve_k)
     signatures = graph.signatures()
-    tf.saved_model.save(graph.state(signatures), str(draft), signatures=signatures)
-    assets = draft / serving_contract.ASSETS
+    tf.saved_model.save(graph.state(signatures), str(directory), signatures=signatures)
+    assets = directory / serving_contract.ASSETS
     assets.mkdir()
     described = {name: _describe(function) for name, function in signatures.items()}
     contract = serving_contract.make_contract(
@@ -60,18 +89,14 @@ def export(
         embedding_size=model.shape.embedding_size,
         num_items=len(model.item_ids),
         window=(_iso(model.window_us[0]), _iso(model.window_us[1])),
+        log_end=_iso(model.window_us[1] if model.log_end_us is None else model.log_end_us),
         missing_values=model.fill_values.as_json(),
         metrics=metrics,
         compression=compression,
         git_revision=_git_revision(),
     )
     (assets / serving_contract.CONTRACT).write_text(json.dumps(contract, indent=2))
-    _write_warmup(assets / serving_contract.WARMUP, model, candidate_buckets)
-    verify(model if compression == "none" else with_tables(model, tables), draft)
-    final = exports / str(model.version)
-    shutil.rmtree(final, ignore_errors=True)
-    draft.rename(final)
-    return final
+    verify(model if compression == "none" else with_tables(model, tables), directory)
 
 
 def verify(model: TrainedModel, directory: Path) -> None:

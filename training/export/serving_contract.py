@@ -14,6 +14,7 @@ MODEL_NAME: Final = "longtail"
 ASSETS: Final = "assets.extra"
 CONTRACT: Final = "contract.json"
 WARMUP: Final = "tf_serving_warmup_requests"
+MEASURED: Final = "measured"  # in the assets of a version that was refitted on the whole log: the one that was measured
 SIGNATURES: Final = ("serving_default", "rank", "retrieve", "encode_user")
 
 Contract = dict[str, Any]
@@ -22,6 +23,11 @@ Contract = dict[str, Any]
 def contract_path(version_directory: Path) -> Path:
     """Where a version's contract lies."""
     return version_directory / ASSETS / CONTRACT
+
+
+def measured_path(version_directory: Path) -> Path:
+    """Where a refitted version keeps the SavedModel that was measured, which knows nothing of the test."""
+    return version_directory / ASSETS / MEASURED
 
 
 def make_contract(
@@ -34,6 +40,7 @@ def make_contract(
     embedding_size: int,
     num_items: int,
     window: tuple[str, str],
+    log_end: str,
     missing_values: dict[str, Any],
     metrics: dict[str, Any],
     compression: str,
@@ -53,6 +60,7 @@ def make_contract(
         "missing_values": missing_values,
         "num_items": num_items,
         "training_window": {"start": window[0], "end": window[1]},
+        "log_end": log_end,
         "metrics": metrics,
         "compression": compression,
         "git_revision": git_revision,

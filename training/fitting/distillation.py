@@ -21,7 +21,7 @@ from training.model import Recommender
 from training.network.teacher import Teacher
 from training.settings import TrainingSettings
 
-Phase = Literal["search", "refit"]
+Phase = Literal["search", "refit", "whole"]
 Fingerprint = Callable[[TrainingSettings, str], str]
 """(settings, phase) → that of a training on the log of now."""
 CHECKPOINTS: Final = "student"  # the student's own, beside the teacher's

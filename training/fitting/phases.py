@@ -1,10 +1,11 @@
-"""The two phases that fit a recommender: the search on validation, and the refit on all before the test."""
+"""The phases that fit a recommender: the search on validation, the refit before the test, and that on the whole log."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from training.evaluation.asking import make_sheet, validation_ndcg
 from training.evaluation.scoring import ModelScorer, RetrievalScorer, model_scorer
@@ -19,6 +20,12 @@ from training.fitting.progress import Progress
 from training.fitting.runs import Run
 from training.fitting.untrained import new_recommender
 from training.model import Recommender
+
+REFITS: Final[dict[Phase, str]] = {
+    "refit": "refit on everything before the test",
+    "whole": "refit on the whole log",
+}
+WARM_FROM: Final[dict[Phase, Phase]] = {"search": "search", "refit": "refit", "whole": "refit"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,22 +58,24 @@ class Phases:
             recommender,
             examples,
             prepared,
-            Checkpoints(directory=self.folder / "search", fingerprint=run.fingerprint("search")),
+            phase="search",
+            fingerprint="search",
             name="search on validation",
             epochs=epochs,
             validate=validation_ndcg(make_sheet(question, prepared.tables.item_row, prepared.num_rows), watched),
         )
         return Searched(fit=fitted, prepared=prepared, scorer=scorer)
 
-    def refit(self, question: Question, epochs: int) -> tuple[Recommender, Preparation]:
+    def refit(self, question: Question, epochs: int, phase: Phase = "refit") -> tuple[Recommender, Preparation]:
         """Fits for so many epochs; nothing is validated."""
-        prepared, examples, recommender = self._begun("refit", question)
+        prepared, examples, recommender = self._begun(phase, question)
         fitted = self._fitted(
             recommender,
             examples,
             prepared,
-            Checkpoints(directory=self.folder / "refit", fingerprint=self.run.fingerprint(f"refit-{epochs}")),
-            name="refit on everything before the test",
+            phase=phase,
+            fingerprint=f"{phase}-{epochs}",
+            name=REFITS[phase],
             epochs=epochs,
         )
         return fitted.recommender, prepared
@@ -85,27 +94,29 @@ class Phases:
         recommender: Recommender,
         examples: AnyExamples,
         prepared: Preparation,
-        checkpoints: Checkpoints,
         *,
+        phase: Phase,
+        fingerprint: str,
         name: str,
         epochs: int,
         validate: Callable[[], float] | None = None,
     ) -> Fit:
         names, told = self.run.names(prepared), self.progress
         if self.warm:
-            began = warm_start.start_from(checkpoints.directory, recommender, names)
-            told.on_note(f"{checkpoints.directory.name} {began}")
+            began = warm_start.start_from(self.folder / WARM_FROM[phase], recommender, names)
+            told.on_note(f"{phase} {began}")
         told.on_phase(name, epochs)
         fitted = fit(
             recommender,
             examples,
             self.run.settings,
             epochs=epochs,
-            checkpoints=checkpoints,
+            checkpoints=Checkpoints(directory=self.folder / phase, fingerprint=self.run.fingerprint(fingerprint)),
             resume=self.resume,
             validate=validate,
             on_epoch=told.on_epoch,
             on_step=told.on_step,
         )
-        warm_start.keep(checkpoints.directory, recommender, names)
+        if phase in WARM_FROM.values():
+            warm_start.keep(self.folder / phase, recommender, names)
         return fitted

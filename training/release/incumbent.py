@@ -46,10 +46,16 @@ class Published:
     directory: Path
     user_weights: Path
 
+    @property
+    def _asked(self) -> Path:
+        """The SavedModel that knows nothing of a test: the version itself, or what was measured before its refit."""
+        measured = serving_contract.measured_path(self.directory)
+        return measured if measured.exists() else self.directory
+
     def trouble(self, *, cut_us: int) -> str:
         """Why it cannot be asked what comes after the cut; empty when it can."""
         try:
-            contract = serving_contract.read_contract(self.directory)
+            contract = serving_contract.read_contract(self._asked)
         except LongtailError as error:
             return str(error)
         if contract["user_features"] != list(MODEL_USER_FEATURES):
@@ -63,16 +69,18 @@ class Published:
         """The model, ready for a question; `row_items` are the ids of the item rows from FIRST_ROW on."""
         import tensorflow as tf
 
-        contract = serving_contract.read_contract(self.directory)
+        asked = self._asked
+        contract = serving_contract.read_contract(asked)
         history, moments = question.history, question.moments
         by_code = Tables(
             item_row=np.arange(1, len(history.item_ids) + 1), type_row=np.arange(1, len(history.event_types) + 1)
         )
         rows = history_inputs(history, moments, by_code, length=contract["history_length"])
         width = contract["embedding_size"] + 1
-        weights, versions = _own_weights(self.user_weights, history.user_ids[moments.user], self.version, width)
+        path = self.user_weights if asked == self.directory else measured_weights(self.user_weights)
+        weights, versions = _own_weights(path, history.user_ids[moments.user], self.version, width)
         return Incumbent(
-            rank=tf.saved_model.load(str(self.directory)).signatures["rank"],
+            rank=tf.saved_model.load(str(asked)).signatures["rank"],
             inputs={
                 "history_item_ids": np.append("", history.item_ids)[rows["history_items"]],
                 "history_event_types": np.append("", history.event_types)[rows["history_types"]],
@@ -83,6 +91,11 @@ class Published:
             },
             candidate_ids=np.concatenate([[""] * FIRST_ROW, row_items]).astype(object),
         )
+
+
+def measured_weights(user_weights: Path) -> Path:
+    """The users' own weights of the model that was measured, where those in service are of its refit."""
+    return user_weights.with_name(f"measured_{user_weights.name}")
 
 
 def _own_weights(path: Path, user_ids: np.ndarray, version: int, width: int) -> tuple[np.ndarray, np.ndarray]:

@@ -10,6 +10,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from training.export.serving_contract import MEASURED
 from training.release.gate import Verdict
 
 
@@ -29,6 +30,8 @@ def model_card(
         **{name: value for name, value in report.items() if name not in ("settings", "curve", "compression")},
         model_name=contract["model_name"],
         git_revision=contract["git_revision"],
+        served_until=contract["training_window"]["end"],
+        measured=MEASURED,
         compression=contract.get("compression", "none"),
         missing_values=contract.get("missing_values"),
         scorers=list(report["slices"]["all"]["scorers"]),

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from feature_repo.errors import LongtailError
+from training.artifact import UserWeights
 from training.export import serving_contract
 from training.export.serving_contract import ASSETS, CONTRACT, SIGNATURES, WARMUP
 from training.release.incumbent import Published
@@ -91,14 +92,15 @@ def publish(exported: Path, models: Path, *, papers: Mapping[str, str] | None = 
     return final
 
 
-def write_user_weights(path: Path, *, user_ids: np.ndarray, weights: np.ndarray, version: int, now: datetime) -> None:
+def write_user_weights(path: Path, model: UserWeights, *, now: datetime) -> None:
     """δ_u and b_u of every user as the offline rows of the view `user_weights`; replaces the file at once."""
+    users = len(model.user_ids)
     table = pa.table(
         {
-            "user_id": pa.array([str(user) for user in user_ids], pa.string()),
-            "event_timestamp": pa.array([now] * len(user_ids), pa.timestamp("us", tz="UTC")),
-            "delta": pa.array(list(weights.astype(np.float32)), pa.list_(pa.float32())),
-            "model_version": pa.array([version] * len(user_ids), pa.int64()),
+            "user_id": pa.array([str(user) for user in model.user_ids], pa.string()),
+            "event_timestamp": pa.array([now] * users, pa.timestamp("us", tz="UTC")),
+            "delta": pa.array(list(model.weights.astype(np.float32)), pa.list_(pa.float32())),
+            "model_version": pa.array([model.version] * users, pa.int64()),
         }
     )
     path.parent.mkdir(parents=True, exist_ok=True)

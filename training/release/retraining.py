@@ -19,7 +19,7 @@ from training.export import serving_contract
 
 @dataclass(frozen=True, kw_only=True)
 class News:
-    """What came in since the version in service learnt. `since` is missing when nothing is in service."""
+    """What came in since the version in service was trained. `since` is missing when nothing is in service."""
 
     events: int
     since: datetime | None
@@ -31,14 +31,15 @@ class News:
         """
         if self.since is None:
             return f"{self.events} events, and no model in service"
-        return f"{self.events} events since {self.since:%Y-%m-%d %H:%M}, where the model in service stopped learning"
+        return f"{self.events} events since {self.since:%Y-%m-%d %H:%M}, where the log of the model in service ended"
 
 
 def news_since(events: Path, in_service: Path | None) -> News:
-    """Counts the events after the training window of the SavedModel in service, or all without one."""
+    """Counts the events after the log that the SavedModel in service was split from, or all without one."""
     since = None
     if in_service is not None:
-        since = datetime.fromisoformat(serving_contract.read_contract(in_service)["training_window"]["end"])
+        contract = serving_contract.read_contract(in_service)
+        since = datetime.fromisoformat(contract.get("log_end") or contract["training_window"]["end"])
     con = ibis.duckdb.connect()
     log = EventLog(events).table(con)
     counted = log if since is None else log.filter(log.event_time >= since)

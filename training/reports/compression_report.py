@@ -173,9 +173,7 @@ def compare(
     with TemporaryDirectory(prefix="longtail-user-weights-") as scratch:
         weights = Path(scratch) / "user_weights.parquet"
         until = datetime.fromtimestamp(model.window_us[1] / 1e6, UTC)
-        write_user_weights(
-            weights, user_ids=model.user_ids, weights=model.user_weights(), version=model.version, now=until
-        )
+        write_user_weights(weights, model.user_weights(), now=until)
         versions: dict[str, Published] = {
             name: Published(version=model.version, directory=path, user_weights=weights)
             for name, path in exports.items()

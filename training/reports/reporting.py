@@ -64,7 +64,7 @@ def evaluate(
         question, assessment, learnt = examination.evaluate_leave_one_out(
             run, folder / "checkpoints", resume=resume, progress=progress, k=k
         )
-        curve, best_epoch, version = [epoch.as_json() for epoch in learnt.curve], learnt.best_epoch, 0
+        curve, best_epoch, version = learnt.curve, learnt.best_epoch, 0
         out, tried, teacher = folder / "leave-one-out", run.settings.configurations_tried, None
     fit = question.fit
     described = {
