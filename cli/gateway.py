@@ -117,18 +117,30 @@ def record(
     client: Client,
     *,
     user: UserOption,
-    item: Annotated[str, typer.Option("--item", "-i", help="The item's id.")],
-    event_type: Annotated[str, typer.Option("--type", help="Such as view, click, purchase, rating.")],
+    event_type: Annotated[str, typer.Option("--type", help="Such as view, click, purchase, rating, contact, opt_out.")],
+    item: Annotated[
+        str, typer.Option("--item", "-i", help="The item's id; contact, opt_out and opt_in may have none.")
+    ] = "",
     time: Annotated[datetime | None, typer.Option(help="When it happened, UTC. Default: now.")] = None,
     value: Annotated[float | None, typer.Option(help="A rating, an amount or a quantity.")] = None,
+    surface: Annotated[
+        str | None,
+        typer.Option(help="Where it happened; of contact, opt_out and opt_in the channel (default: none)."),
+    ] = None,
+    decision: Annotated[str, typer.Option(help="The decision that showed the item.")] = "",
 ) -> None:
     """Record one event of a user; the next ranking knows it.
 
-    Example: `longtail record --user 42 --item 50 --type click`.
+    Example: `longtail record --user 42 --item 50 --type click --decision 1c9e…`, or `longtail record --user 42 --type
+    opt_out --surface push`.
     """
     from serving.client import print_ack
 
-    print_ack(client.record(user, item=item, event_type=event_type, time=time, value=value))
+    print_ack(
+        client.record(
+            user, event_type=event_type, item=item, time=time, value=value, surface=surface, decision_id=decision
+        )
+    )
 
 
 @connected

@@ -17,6 +17,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from feature_repo.errors import LongtailError
+from feature_repo.events import CONTACT_TYPES
 from longtail.activation.v1 import activation_pb2 as pb
 from longtail.activation.v1 import activation_pb2_grpc, feedback_pb2, feedback_pb2_grpc
 from serving.client_credentials import PLAINTEXT, ClientCredentials
@@ -85,7 +86,15 @@ class Client:
             raise ClientError(self._explain(error)) from error
 
     def record(
-        self, user_id: str, *, item: str, event_type: str, time: datetime | None = None, value: float | None = None
+        self,
+        user_id: str,
+        *,
+        event_type: str,
+        item: str = "",
+        time: datetime | None = None,
+        value: float | None = None,
+        surface: str | None = None,
+        decision_id: str = "",
     ) -> feedback_pb2.EventAck:
         """Raises ClientError for an event that is refused. A naive time is UTC."""
         event = feedback_pb2.Event(
@@ -95,7 +104,8 @@ class Client:
             event_type=event_type,
             event_time=None if time is None else _timestamp(time),
             value=value,
-            surface=self._surface,
+            surface=self._surface_of(event_type) if surface is None else surface,
+            decision_id=decision_id,
         )
         request = feedback_pb2.RecordEventsRequest(events=[event])
         response: feedback_pb2.RecordEventsResponse = self._ask(self._feedback.RecordEvents, request)
@@ -103,6 +113,10 @@ class Client:
         if ack.status == feedback_pb2.EventAck.STATUS_REJECTED:
             raise ClientError(f"the event was refused: {ack.error}")
         return ack
+
+    def _surface_of(self, event_type: str) -> str:
+        """Of a contact and of consent it is the channel, and none of ours."""
+        return "" if event_type in CONTACT_TYPES else self._surface
 
     def state(self, user_id: str) -> pb.GetUserStateResponse:
         request = pb.GetUserStateRequest(user_id=user_id)

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import ibis
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -20,6 +21,7 @@ from typer.testing import CliRunner
 
 from cli.main import app
 from feature_repo.layout import StateDir
+from feature_repo.log.event_log import EventLog
 from feature_repo.online import store
 from feature_repo.settings import FeatureSettings
 from loadtest.processes import free_address
@@ -126,6 +128,16 @@ def test_it_serves_learns_and_drains(state: StateDir) -> None:
 
         ranked = longtail("rank", "--user", "u", "--items", "a,b,c", "--address", address, env=env)
         assert "1 seen" in ranked.stdout
+        for more in (("opt_out",), ("contact", "--surface", "push", "--decision", "d1")):
+            recorded = longtail("record", "--user", "u", "--type", *more, "--address", address, env=env)
+            assert recorded.returncode == 0, recorded.stderr
+        log = EventLog(state.events).table(ibis.duckdb.connect())
+        columns = ["event_type", "item_id", "surface", "decision_id"]
+        assert sorted(map(tuple, log.select(columns).execute().fillna("").values.tolist())) == [
+            ("click", "a", "command_line", ""),
+            ("contact", "", "push", "d1"),
+            ("opt_out", "", "", ""),
+        ]
         refused = longtail("rank", "--user", "u", "-n", "0", "--address", address, env=env)
         assert refused.returncode == 1
         assert "limit: is 0; 1 to 200 are allowed" in refused.stderr
