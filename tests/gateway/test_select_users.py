@@ -308,6 +308,7 @@ async def test_a_user_who_is_erased_is_in_no_campaign(desk: Desk) -> None:
         ({"max_cost": float("nan")}, "max_cost: is nan"),
         ({}, "there is no budget"),
         ({"max_contacts": 1, "campaign_id": ""}, "campaign_id: has 0 bytes"),
+        ({"max_contacts": 1, "campaign_id": "spring\nsale"}, "campaign_id: is 'spring\\nsale'; give one line"),
         ({"max_contacts": 1, "channels": ["pigeon"]}, "'pigeon' is no channel of the policy; there are email, push"),
         ({"max_contacts": 1, "holdout_rate": 1.5}, "holdout_rate: is 1.5"),
         ({"max_contacts": 1, "limit": 0}, "limit: is 0"),

@@ -24,6 +24,10 @@ def decode_selection(request: pb.SelectUsersRequest, *, policy: Policy) -> Selec
     """Raises InvalidRequestError with every violation."""
     checks = Checks()
     checks.size("campaign_id", request.campaign_id, least=1, most=MAX_KEY_BYTES)
+    if not request.campaign_id.isprintable():
+        checks.add(
+            "campaign_id", f"is {request.campaign_id[:64]!r}; give one line that can be printed, for the reports"
+        )
     if bool(request.user_ids) == request.HasField("segment"):
         checks.add("user_ids", "give either user_ids or segment; an empty segment is everybody")
     if checks.count(

@@ -795,7 +795,7 @@ class SelectUsersRequest(_message.Message):
     LIMIT_FIELD_NUMBER: _builtins.int
     HOLDOUT_RATE_FIELD_NUMBER: _builtins.int
     campaign_id: _builtins.str
-    """Names the campaign for ever, 1 to 128 bytes. The same request again gives the same answers, and goes on where an
+    """Names the campaign for ever, 1 to 128 printable bytes. The same request again gives the same answers, and goes on where an
     earlier call was broken off; nobody is chosen twice.
     """
     max_contacts: _builtins.int
