@@ -171,7 +171,8 @@ def test_all_that_was_compared_on_a_log_counts(tmp_path: Path) -> None:
 def test_the_count_is_on_the_model_card() -> None:
     described = report({}) | {"configurations_tried": 42}
     verdict = judge(described, candidate=described["version"], incumbent=None, errors=2.0)
-    card = model_card(described, {"model_name": "longtail", "git_revision": "x"}, verdict, override=None)
+    contract = {"model_name": "longtail", "git_revision": "x", "training_window": described["training_window"]}
+    card = model_card(described, contract, verdict, override=None)
     assert "before these settings were chosen: 42" in card
 
 
