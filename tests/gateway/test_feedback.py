@@ -10,6 +10,7 @@ import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from feature_repo.log.event_log import EventLog
+from longtail.activation.v1 import activation_pb2 as pb
 from longtail.activation.v1 import feedback_pb2 as fb
 from tests.gateway.conftest import Running, Start
 from tests.gateway.fakes import NOW_S, World
@@ -38,6 +39,18 @@ async def test_an_event_is_in_the_log_when_it_is_acknowledged(start: Start, worl
     assert (written.user_id, written.item_id, written.event_type, written.value) == ("u", "i10", "click", 4.5)
     assert (written.surface, written.decision_id) == ("home", "d1")
     assert written.event_time == datetime.fromtimestamp(NOW_S - 60, UTC)
+
+
+async def test_a_ranking_takes_every_surface_that_an_event_takes(start: Start, world: World) -> None:
+    running = await start(world)
+    surface = "s" * 128
+    answer = await running.activation.RankItems(pb.RankItemsRequest(user_id="casual", surface=surface))
+    (ack,) = await record(running, event(surface=surface, decision_id=answer.decision_id))
+    assert ack.status == ACCEPTED
+    with pytest.raises(grpc.aio.AioRpcError, match="has 129 bytes; 0 to 128 are allowed"):
+        await running.activation.RankItems(pb.RankItemsRequest(user_id="casual", surface=surface + "s"))
+    (ack,) = await record(running, event("e2", surface=surface + "s"))
+    assert ack.status == REJECTED
 
 
 async def test_an_event_without_a_time_happened_on_arrival(start: Start, world: World) -> None:

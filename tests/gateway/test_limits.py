@@ -45,7 +45,7 @@ BAD: list[tuple[str, pb.RankItemsRequest]] = [
     ("limit", pb.RankItemsRequest(user_id="u", limit=0)),
     ("limit", pb.RankItemsRequest(user_id="u", limit=-1)),
     ("limit", pb.RankItemsRequest(user_id="u", limit=201)),
-    ("surface", pb.RankItemsRequest(user_id="u", surface="s" * 65)),
+    ("surface", pb.RankItemsRequest(user_id="u", surface="s" * 129)),
     ("channel", pb.RankItemsRequest(user_id="u", channel="c" * 65)),
     ("idempotency_key", pb.RankItemsRequest(user_id="u", idempotency_key="k" * 129)),
     ("objective", pb.RankItemsRequest(user_id="u", objective=99)),  # type: ignore[arg-type]

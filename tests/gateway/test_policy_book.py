@@ -71,6 +71,25 @@ def test_a_policy_that_is_wrong_is_refused_and_the_key_named(text: str, told: st
     assert told in str(refused.value)
 
 
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (
+            LAYER.format(share="0.5", changed="").replace('{name = "a"}', '{name = "a", weight = 0}'),
+            ["layers.0.experiments.0.arms.0.weight = 0: ", "layers.0.experiments.1.arms.0.weight = 0: "],
+        ),
+        ("[states.new]\nobjective = 'explore'\nexploration_rate = 0\nsources = []", ["states.new.sources = []: "]),
+        ("[channels.fax]", ["channels.fax.caps is missing"]),
+    ],
+)
+def test_what_is_wrong_in_a_policy_is_told_once_and_nothing_else(text: str, told: list[str]) -> None:
+    with pytest.raises(LongtailError) as refused:
+        parse(text, where="policy.toml")
+    problems = str(refused.value).removeprefix("policy.toml: ").split("; ")[:-1]
+    assert len(problems) == len(told)
+    assert all(problem.startswith(start) for problem, start in zip(problems, told, strict=True))
+
+
 def test_a_policy_that_is_not_there_is_refused_at_the_start(tmp_path: Path) -> None:
     with pytest.raises(LongtailError, match="cannot be read"):
         PolicyBook(tmp_path / "none.toml")

@@ -6,13 +6,16 @@ import logging
 import os
 import tomllib
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from pydantic import ValidationError
 
 from feature_repo.errors import LongtailError
 from serving.gateway.policy.document import Policy, version_of
 from serving.gateway.policy.experiments import changed_experiments, variant
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
 
 SHIPPED: Final = Path(__file__).with_name("policy.toml")
 
@@ -39,15 +42,27 @@ def parse(text: str, *, where: str) -> Policy:
 
 
 def _problems(error: ValidationError) -> str:
+    """A list is not called too short for entries that are themselves wrong."""
+    problems = error.errors()
+    places = [problem["loc"] for problem in problems]
     return "; ".join(
-        f"{'.'.join(str(part) for part in problem['loc']) or 'the policy'}"
-        + (
-            f": {problem['msg'].removeprefix('Value error, ')}"
-            if problem["type"] == "value_error"
-            else f" = {problem.get('input')!r}: "
-            + ("unknown key" if problem["type"] == "extra_forbidden" else problem["msg"])
+        _problem(problem)
+        for problem in problems
+        if not (
+            problem["type"] == "too_short"
+            and any(place != problem["loc"] and place[: len(problem["loc"])] == problem["loc"] for place in places)
         )
-        for problem in error.errors()
+    )
+
+
+def _problem(problem: ErrorDetails) -> str:
+    where = ".".join(str(part) for part in problem["loc"]) or "the policy"
+    if problem["type"] == "value_error":
+        return f"{where}: {problem['msg'].removeprefix('Value error, ')}"
+    if problem["type"] == "missing":
+        return f"{where} is missing"
+    return f"{where} = {problem.get('input')!r}: " + (
+        "unknown key" if problem["type"] == "extra_forbidden" else problem["msg"]
     )
 
 

@@ -9,7 +9,7 @@ from typing import Final, cast
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from feature_repo.events import EVENT_TYPE_PATTERN, MAX_FUTURE, MAX_ID_BYTES, Event
+from feature_repo.events import EVENT_TYPE_PATTERN, MAX_EVENT_ID_BYTES, MAX_FUTURE, MAX_ID_BYTES, Event
 from longtail.activation.v1 import activation_pb2 as pb
 from longtail.activation.v1 import feedback_pb2, privacy_pb2
 from serving.gateway.domain import (
@@ -30,7 +30,7 @@ MAX_EVENTS: Final = 1000
 MAX_LIMIT: Final = 200
 DEFAULT_LIMIT: Final = 10
 MAX_KEY_BYTES: Final = 128
-MAX_LABEL_BYTES: Final = 64
+MAX_CHANNEL_BYTES: Final = 64
 MAX_VIOLATIONS: Final = 10  # they travel in a trailer, whose size clients limit to 8 KiB
 MAX_BYTES_OF_A_CHARACTER: Final = 4  # in UTF-8
 LAST_SECOND: Final = 253_402_300_799  # of the year 9999, where Timestamp ends
@@ -111,8 +111,8 @@ def decode_query(request: pb.RankItemsRequest, *, now_unix_s: float) -> Query:
         "exclude_item_ids", len(request.exclude_item_ids), most=MAX_EXCLUDED, advice="leave out the oldest"
     ):
         checks.ids("exclude_item_ids", request.exclude_item_ids)
-    checks.size("surface", request.surface, most=MAX_LABEL_BYTES)
-    checks.size("channel", request.channel, most=MAX_LABEL_BYTES)
+    checks.size("surface", request.surface, most=MAX_EVENT_ID_BYTES)
+    checks.size("channel", request.channel, most=MAX_CHANNEL_BYTES)
     checks.size("idempotency_key", request.idempotency_key, most=MAX_KEY_BYTES)
     if request.HasField("limit") and not 1 <= request.limit <= MAX_LIMIT:
         checks.add("limit", f"is {request.limit}; 1 to {MAX_LIMIT} are allowed, unset means {DEFAULT_LIMIT}")

@@ -180,10 +180,11 @@ class RankItemsRequest(_message.Message):
     limit: _builtins.int
     """How many items to return, 1 to 200. Default 10."""
     surface: _builtins.str
-    """Where the items will be shown, such as "home" or "cart"; copied to the decision log."""
+    """Where the items will be shown, such as "home" or "cart", at most 128 bytes, as in events; copied to the decision log."""
     channel: _builtins.str
-    """How the user is reached, such as "in_app", "push" or "email"; copied to the decision log. A channel that the
-    policy names is a contact: its caps, spacing, quiet hours and the user's choices apply, and may answer SUPPRESSED.
+    """How the user is reached, such as "in_app", "push" or "email", at most 64 bytes; copied to the decision log. A
+    channel that the policy names is a contact: its caps, spacing, quiet hours and the user's choices apply, and may
+    answer SUPPRESSED.
     """
     objective: Global___Objective.ValueType
     """What the order is for. Unspecified means AUTO: the policy chooses by the user's state."""

@@ -69,8 +69,8 @@ class Event(_message.Message):
     value: _builtins.float
     """A rating, an amount or a quantity, by type."""
     surface: _builtins.str
-    """Where it happened, such as "home"; of "contact", "opt_out" and "opt_in" the channel, such as "push". An "opt_out"
-    without one is of every channel.
+    """Where it happened, such as "home", at most 128 bytes; of "contact", "opt_out" and "opt_in" the channel, such as
+    "push". An "opt_out" without one is of every channel.
     """
     decision_id: _builtins.str
     """The decision that showed the item, if one did."""
