@@ -40,6 +40,7 @@ from serving.gateway.features.row_memory import RowMemory
 from serving.gateway.feedback.following import Following
 from serving.gateway.feedback.recording import Feedback
 from serving.gateway.observing import tracing
+from serving.gateway.observing.shared_metrics import workers_directory
 from serving.gateway.observing.telemetry import Telemetry
 from serving.gateway.observing.trail import SlowRequests
 from serving.gateway.policy.book import PolicyBook
@@ -86,7 +87,12 @@ async def serve(
         if settings.tracing:
             stack.callback(tracing.turn_on())
         gate = _gate(settings, state)
-        policies = PolicyBook(settings.policy_path, archive=state.decisions / POLICIES)
+        shared = workers_directory()
+        policies = PolicyBook(
+            settings.policy_path,
+            archive=state.decisions / POLICIES,
+            in_force=None if shared is None else shared / "policy.json",
+        )
         loop.add_signal_handler(signal.SIGHUP, _reload, policies, gate)
         scorers = Scorers(settings, state, telemetry)
         stack.push_async_callback(scorers.close)

@@ -136,6 +136,25 @@ async def test_a_new_policy_is_in_the_next_answer_and_a_broken_one_is_not(
     assert await version() == "second"
 
 
+def test_a_worker_that_starts_while_the_file_is_broken_decides_as_the_others_do(tmp_path: Path) -> None:
+    path, in_force = tmp_path / "policy.toml", tmp_path / "shared.json"
+    path.write_text("unknown = 1")
+    with pytest.raises(LongtailError, match="unknown key"):
+        PolicyBook(path, in_force=in_force)  # nobody decides yet
+    path.write_text('name = "first"')
+    other = PolicyBook(path, in_force=in_force)
+    path.write_text('name = "second"')
+    assert other.reload()
+    path.write_text('name = "third"\nunknown = 1')
+    late = PolicyBook(path, in_force=in_force)
+    assert late.policy.version == other.policy.version
+    path.write_text('name = "the fourth"')
+    assert late.reload_if_touched()
+    assert late.policy.name == "the fourth"
+    with pytest.raises(LongtailError, match="cannot be read"):
+        PolicyBook(tmp_path / "none.toml")  # a gateway of its own
+
+
 def test_each_policy_is_kept_before_it_decides(tmp_path: Path) -> None:
     path = tmp_path / "policy.toml"
     path.write_text('name = "one"')

@@ -36,7 +36,9 @@ class Pool:
     def __init__(self, state: StateDir) -> None:
         self.state = state
         self.metrics = free_address()
-        env = environ(state, metrics_address=self.metrics)
+        self.policy = state.root / "policy.toml"
+        self.policy.write_text('name = "good"')
+        env = environ(state, metrics_address=self.metrics, policy_path=str(self.policy))
         command = [sys.executable, "-m", "cli.main", "gateway", "--workers", "2"]
         self.process = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True)
         assert self.process.stdout is not None
@@ -128,6 +130,21 @@ def test_an_event_that_any_worker_took_is_applied_once(pool: Pool) -> None:
             return sorted(behavior.item_id for behavior in state.history)
 
         until(lambda: known() == ["item0", "item1", "item2", "item3"])
+
+
+def test_a_worker_that_is_killed_while_the_policy_is_broken_gets_a_successor_that_decides_alike(pool: Pool) -> None:
+    pool.policy.write_text('name = "bad"\nunknown = 1')
+    before = pool.workers()
+    os.kill(max(before), signal.SIGKILL)
+    until(lambda: len(pool.workers() - before) == 1)
+    until(lambda: told_workers(pool.metrics).startswith("2 of 2 ready"))
+    os.kill(min(before), signal.SIGKILL)  # so that the successor answers
+    with pool.connect() as channel:
+        request = pb.RankItemsRequest(user_id="u", candidate_item_ids=["a"])
+        answer = activation_pb2_grpc.ActivationServiceStub(channel).RankItems(request, timeout=10, wait_for_ready=True)
+    assert answer.policy_version.startswith("good@")
+    pool.policy.write_text('name = "good"')
+    until(lambda: told_workers(pool.metrics).startswith("2 of 2 ready"))
 
 
 def test_a_worker_that_is_killed_gets_a_successor_and_all_drain_together(pool: Pool) -> None:

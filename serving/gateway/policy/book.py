@@ -85,14 +85,23 @@ def from_archive(archive: Path, version: str) -> Policy:
 class PolicyBook:
     """The policy in force. `reload` keeps the last good one and logs what was wrong with the new.
 
-    Each is kept in `archive` before it decides, so that its decisions can be replayed.
+    Each is kept in `archive` before it decides, so that its decisions can be replayed. `in_force` is a file that the
+    workers of one gateway share: one that starts while the policy's file is broken decides as the others do.
     """
 
-    def __init__(self, path: Path | None = None, *, archive: Path | None = None) -> None:
+    def __init__(self, path: Path | None = None, *, archive: Path | None = None, in_force: Path | None = None) -> None:
         self._path = path or SHIPPED
         self._archive = archive
+        self._in_force = in_force
         self._seen = _stamp(self._path)
-        self.policy = parse(_read(self._path), where=str(self._path))
+        try:
+            self.policy = parse(_read(self._path), where=str(self._path))
+        except LongtailError as error:
+            policy = self._of_other_workers()
+            if policy is None:
+                raise
+            _log.error("policy not loaded, %s is in force as in the other workers: %s", policy.version, error)
+            self.policy = policy
         self._keep()
 
     def reload(self) -> bool:
@@ -112,16 +121,22 @@ class PolicyBook:
             self._keep()
         return changed
 
-    def _keep(self) -> None:
-        if self._archive is None:
-            return
-        path = self._archive / f"{self.policy.version.rpartition('@')[2]}.json"
+    def _of_other_workers(self) -> Policy | None:
+        """None where none is ready yet, and where they are of another longtail, whose policy this one cannot read."""
         try:
-            if not path.exists():
-                self._archive.mkdir(parents=True, exist_ok=True)
-                draft = path.with_suffix(f".{os.getpid()}.draft")
-                draft.write_text(self.policy.model_dump_json(), encoding="utf-8")
-                draft.rename(path)
+            return Policy.model_validate_json(self._in_force.read_text(encoding="utf-8")) if self._in_force else None
+        except (OSError, ValidationError):
+            return None
+
+    def _keep(self) -> None:
+        try:
+            if self._archive is not None:
+                path = self._archive / f"{self.policy.version.rpartition('@')[2]}.json"
+                if not path.exists():
+                    self._archive.mkdir(parents=True, exist_ok=True)
+                    _write(path, self.policy)
+            if self._in_force is not None:
+                _write(self._in_force, self.policy)
         except OSError as error:
             _log.error("policy %s decides and is not kept: %s", self.policy.version, error)
 
@@ -135,6 +150,13 @@ def _stamp(path: Path) -> tuple[int, int] | None:
     except OSError:
         return None
     return stat.st_mtime_ns, stat.st_size
+
+
+def _write(path: Path, policy: Policy) -> None:
+    """Whole or not at all, for whoever reads it."""
+    draft = path.with_suffix(f".{os.getpid()}.draft")
+    draft.write_text(policy.model_dump_json(), encoding="utf-8")
+    draft.replace(path)
 
 
 def _read(path: Path) -> str:
