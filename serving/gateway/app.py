@@ -146,7 +146,14 @@ def build(
     )
     selector = None
     if campaigns is not None and audience is not None:
-        selector = Selector(campaigns=campaigns, audience=audience, ports=ports, lane=lane, stages=settings.stages)
+        selector = Selector(
+            campaigns=campaigns,
+            audience=audience,
+            ports=ports,
+            lane=lane,
+            stages=settings.stages,
+            telemetry=telemetry,
+        )
         closers = (*closers, selector.close)
     server = admitting_server(
         interceptors=[Boundary(telemetry, gate, hide)],

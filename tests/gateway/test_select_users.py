@@ -23,7 +23,7 @@ from longtail.activation.v1 import activation_pb2 as pb
 from longtail.activation.v1 import activation_pb2_grpc
 from serving.gateway.campaigns.audience import ParquetAudience
 from serving.gateway.domain import Row
-from serving.gateway.errors import Cause, FeaturesError
+from serving.gateway.errors import Cause, FeaturesError, ModelError
 from serving.gateway.policy.book import PolicyBook
 from tests.gateway.conftest import Running, Start, until
 from tests.gateway.fakes import DAY_S, NOW_S, World, activity_row
@@ -185,6 +185,24 @@ async def test_the_same_again_is_the_same_and_other_parameters_are_refused(desk:
     error = await refused(running, max_contacts=4, holdout_rate=0.5)
     assert error.code() is grpc.StatusCode.FAILED_PRECONDITION
     assert "max_contacts was 3, is 4" in (error.details() or "")
+
+
+async def test_a_campaign_on_all_channels_is_the_same_when_the_policy_has_others(desk: Desk, tmp_path: Path) -> None:
+    running = await desk.open()
+    first = await select(running, max_contacts=5)
+    (tmp_path / "policy.toml").write_text(OPEN.replace("channels.email", "channels.sms"))
+    assert desk.policies.reload()
+    assert await select(running, max_contacts=5) == first
+    named = await refused(running, max_contacts=5, channels=["push"])
+    assert "channels was unset, is push" in (named.details() or "")
+
+
+async def test_rankings_of_a_campaign_are_in_the_metrics(desk: Desk) -> None:
+    desk.world.model.error = ModelError(Cause.UNAVAILABLE, "it is gone")
+    running = await desk.open()
+    await select(running, max_contacts=3)
+    assert running.metric("longtail_degraded_total", dependency="model", cause="unavailable") == 3
+    assert running.metric("longtail_stage_seconds_count", stage="total", state="dormant") == 3
 
 
 async def test_what_was_broken_off_goes_on_and_chooses_nobody_twice(desk: Desk) -> None:

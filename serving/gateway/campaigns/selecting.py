@@ -36,6 +36,8 @@ from serving.gateway.course import Course
 from serving.gateway.deadline import Deadline, Stage
 from serving.gateway.domain import Campaign, Priority, Query, User, UserId, Verdict
 from serving.gateway.errors import BusyError, OtherParametersError, QuietError, SelectionFailedError
+from serving.gateway.observing import tracing
+from serving.gateway.observing.telemetry import Telemetry
 from serving.gateway.pipeline import rank, read_features
 from serving.gateway.policy.contact_rules import Contacts, is_quiet, refusal, with_chosen
 from serving.gateway.policy.document import Policy
@@ -76,13 +78,21 @@ class Selector:
     """Chooses users for campaigns. Files are read and written by one thread of its own."""
 
     def __init__(
-        self, *, campaigns: Campaigns, audience: ParquetAudience, ports: Ports, lane: Lane, stages: StageShares
+        self,
+        *,
+        campaigns: Campaigns,
+        audience: ParquetAudience,
+        ports: Ports,
+        lane: Lane,
+        stages: StageShares,
+        telemetry: Telemetry,
     ) -> None:
         self._campaigns = campaigns
         self._audience = audience
         self._ports = ports
         self._lane = lane
         self._stages = stages
+        self._telemetry = telemetry
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="campaigns")
         self._choosing = asyncio.Lock()  # else a campaign that waits in the thread would wait for one behind it
 
@@ -124,7 +134,7 @@ class Selector:
         self, selection: Selection, policy: Policy, progress: Progress, clock: Callable[[], float]
     ) -> AsyncIterator[pb.UserDecision]:
         by_cost = selection.max_cost is not None
-        channels = channels_by_value(policy, selection.channels, by_cost=by_cost)
+        channels = channels_by_value(policy, selection.channels or tuple(policy.channels), by_cost=by_cost)
         if all(is_quiet(policy.channels[name], clock()) for name in channels):
             raise QuietError(f"{', '.join(channels)}: it is quiet hours on every channel; call again after them")
         budget = Budget(
@@ -171,7 +181,8 @@ class Selector:
 
         async def decide(user_id: str) -> pb.UserDecision:
             async with self._lane.enter():
-                return await self._about(batch, UserId(user_id), sent.get(user_id, []))
+                with tracing.span("answer"):
+                    return await self._about(batch, UserId(user_id), sent.get(user_id, []))
 
         tasks = [asyncio.ensure_future(decide(user_id)) for user_id in user_ids]
         try:
@@ -205,6 +216,7 @@ class Selector:
             return pb.UserDecision(user_id=user_id, answer=answer, channel=channel)
         query = replace(query, channel=channel, surface=channel)
         ranking = await rank(query, ports=self._ports, policy=policy, now_unix_s=now_unix_s, deadline=deadline)
+        self._telemetry.observe(ranking)
         cost = 0.0 if ranking.verdict is Verdict.SUPPRESSED else policy.channels[channel].cost
         return pb.UserDecision(user_id=user_id, answer=encode_ranking(ranking), channel=channel, cost=cost)
 

@@ -14,14 +14,14 @@ DEFAULT_HOLDOUT_RATE = 0.1
 
 @dataclass(frozen=True, kw_only=True)
 class Selection:
-    """One valid question. Either `user_ids` or `segment`; None is no limit."""
+    """One valid question. Either `user_ids` or `segment`; None is no limit; no `channels` are all of the policy."""
 
     campaign_id: str
     user_ids: tuple[str, ...] = ()
     segment: Segment | None = None
     max_contacts: int | None = None
     max_cost: float | None = None
-    channels: tuple[str, ...]
+    channels: tuple[str, ...] = ()
     limit: int = DEFAULT_ITEMS
     holdout_rate: float = DEFAULT_HOLDOUT_RATE
 

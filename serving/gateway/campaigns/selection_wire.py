@@ -57,7 +57,7 @@ def decode_selection(request: pb.SelectUsersRequest, *, policy: Policy) -> Selec
         segment=segment,
         max_contacts=request.max_contacts if request.HasField("max_contacts") else None,
         max_cost=request.max_cost if request.HasField("max_cost") else None,
-        channels=tuple(dict.fromkeys(request.channels)) or tuple(policy.channels),
+        channels=tuple(dict.fromkeys(request.channels)),
         limit=request.limit if request.HasField("limit") else DEFAULT_ITEMS,
         holdout_rate=request.holdout_rate if request.HasField("holdout_rate") else DEFAULT_HOLDOUT_RATE,
     )

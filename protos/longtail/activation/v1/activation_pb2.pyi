@@ -817,7 +817,7 @@ class SelectUsersRequest(_message.Message):
 
     @_builtins.property
     def channels(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """The channels that may be used, of those the policy names; empty means all."""
+        """The channels that may be used, of those the policy names; empty means all that it names when users are chosen."""
 
     def __init__(
         self,
