@@ -36,12 +36,25 @@ arms = [{{name = "a"}}, {{name = "b"}}]
 def test_the_shipped_policy_is_the_coded_one_and_says_every_key() -> None:
     shipped = parse(SHIPPED.read_text(), where="shipped")
     assert shipped == Policy()
-    assert shipped.model_dump() == shipped.model_dump(exclude_unset=True)
+    assert shipped.model_dump(exclude={"layers"}) == shipped.model_dump(exclude_unset=True)
+
+
+def test_the_experiment_that_the_docs_show_can_be_put_beneath_the_shipped_policy() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "activation.md").read_text()
+    shown = page.partition("```toml\n")[2].partition("```")[0]
+    assert "[[layers.experiments]]" in shown
+    policy = parse(SHIPPED.read_text() + shown, where="mine")
+    assert [one.name for layer in policy.layers for one in layer.experiments] == ["more-novelty"]
+    commented = SHIPPED.read_text().replace("\n# [[", "\n[[").splitlines()
+    first = commented.index("[[layers]]")
+    uncommented = [*commented[:first], *(line.removeprefix("# ") for line in commented[first:])]
+    assert parse("\n".join(uncommented), where="mine").layers
 
 
 @pytest.mark.parametrize(
     ("text", "told"),
     [
+        ("# a save that is not done", "says nothing"),
         ("slot = 3", "slot = 3: unknown key"),
         ("[exploration]\npoool = 3", "exploration.poool = 3: unknown key"),
         ("[states.sleepy]\nprior = 'popular'", "states.sleepy"),

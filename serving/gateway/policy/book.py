@@ -25,7 +25,10 @@ _log = logging.getLogger(__name__)
 def parse(text: str, *, where: str) -> Policy:
     """Raises LongtailError that names every key that is unknown or out of its range, in each arm too."""
     try:
-        policy = Policy.model_validate(tomllib.loads(text))
+        document = tomllib.loads(text)
+        if not document:  # half of a save, or of a disk that is full: it would be the shipped policy, and decide
+            raise LongtailError(f"{where} says nothing; name what is not as shipped, or unset gateway.policy_path")
+        policy = Policy.model_validate(document)
     except tomllib.TOMLDecodeError as error:
         raise LongtailError(f"{where} is not valid TOML: {error}") from error
     except ValidationError as error:
