@@ -23,6 +23,7 @@ from longtail.activation.v1 import activation_pb2_grpc, feedback_pb2, feedback_p
 from serving.client_credentials import PLAINTEXT, ClientCredentials
 
 TIMEOUT_S = 5.0
+DETAILS_KEY = "grpc-status-details-bin"
 RESUMES = 5  # of a selection that a dependency broke off
 RESUME_S = 2.0
 LEAST_WIDTH = 120
@@ -160,7 +161,7 @@ class Client:
 
     def _explain(self, error: grpc.RpcError) -> str:
         code, details = error.code(), error.details()
-        if code is grpc.StatusCode.UNAVAILABLE:
+        if code is grpc.StatusCode.UNAVAILABLE and not _is_refusal(error):
             hint = "--address" if self._credentials.is_encrypted else "--address, or --ca where it speaks TLS"
             return f"no gateway answers at {self._address}; start one with `longtail up`, or give {hint} ({details})"
         if code is grpc.StatusCode.UNAUTHENTICATED:
@@ -170,6 +171,11 @@ class Client:
         if code is grpc.StatusCode.UNIMPLEMENTED:
             return f"what answers at {self._address} is no longtail gateway; give --address"
         return f"the gateway at {self._address} answered {code.name}: {details}"
+
+
+def _is_refusal(error: grpc.RpcError) -> bool:
+    """The gateway itself says why; a connection that fails has no such details."""
+    return any(one.key == DETAILS_KEY for one in error.trailing_metadata() or ())
 
 
 def print_ranking(answer: pb.RankItemsResponse) -> None:

@@ -21,6 +21,7 @@ from feature_repo.privacy.erasers import known_holders
 from feature_repo.settings import FeatureSettings
 from longtail.activation.v1 import activation_pb2 as pb
 from longtail.activation.v1 import activation_pb2_grpc
+from serving import client
 from serving.gateway.campaigns.audience import ParquetAudience
 from serving.gateway.domain import Row
 from serving.gateway.errors import Cause, FeaturesError, ModelError
@@ -348,6 +349,21 @@ async def test_without_a_build_it_says_what_to_run(desk: Desk) -> None:
     error = await refused(await desk.open(), max_contacts=1)
     assert error.code() is grpc.StatusCode.UNAVAILABLE
     assert "longtail features build" in (error.details() or "")
+
+
+async def test_the_command_line_tells_a_gateway_that_cannot_from_one_that_is_gone(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client, "RESUME_S", 0.0)
+    (desk.state.features / "user_activity.parquet").unlink()
+    running = await desk.open()
+    request = pb.SelectUsersRequest(campaign_id="spring", segment=pb.Segment(), max_contacts=3)
+    with client.Client(f"127.0.0.1:{running.gateway.port}") as ours:
+        with pytest.raises(client.ClientError, match="answered UNAVAILABLE: the built features cannot be read"):
+            await asyncio.to_thread(list, ours.select(request))
+        await running.gateway.drain()
+        with pytest.raises(client.ClientError, match="no gateway answers"):
+            await asyncio.to_thread(list, ours.select(request))
 
 
 async def test_two_campaigns_at_once_contact_nobody_twice(desk: Desk) -> None:
