@@ -1,11 +1,11 @@
 """What TensorFlow takes to answer: one exported model, or several beside each other.
 
-    python -m training.benchmarks.inference [SAVED_MODEL ...] [--rounds 200] [--operations] [--json FILE]
+    python -m training.benchmarks.inference [SAVED_MODEL ...] [--items N] [--rounds 200] [--operations] [--json FILE]
 
 A model is held in a session of one thread, as TensorFlow Serving holds it on one core. The inputs lie in variables of
 the session and the scores alone are fetched, so that no strings pass through Python: what is timed is the graph and
 some 0.03 ms of the call. Times are of the process' CPU, medians of rounds in which the models take turns. Without
-a SavedModel one of 4,000 items is made up. Requests are made of the ids in the models' warm-up records.
+a SavedModel one of `--items` items is made up. Requests are made of the ids in the models' warm-up records.
 """
 
 from __future__ import annotations
@@ -258,6 +258,7 @@ def main() -> None:
     """The command."""
     parser = argparse.ArgumentParser(prog="python -m training.benchmarks.inference", description=__doc__)
     parser.add_argument("models", type=Path, nargs="*", metavar="SAVED_MODEL", help="Exported versions.")
+    parser.add_argument("--items", type=int, default=MADE_UP_ITEMS, help="Of the model that is made up.")
     parser.add_argument("--rounds", type=int, default=200)
     parser.add_argument("--only", default="", help="Part of the name of the kinds of requests to measure.")
     parser.add_argument("--operations", action="store_true", help="Also show what each answer is made of.")
@@ -266,7 +267,7 @@ def main() -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     one_pool_each()
     with TemporaryDirectory(prefix="longtail-inference-") as scratch:
-        models = given.models or [_made_up(Path(scratch))]
+        models = given.models or [_made_up(Path(scratch), given.items)]
         cases = [case for case in CASES if given.only in str(case)]
         took = [each for case in cases for each in measure(models, case, rounds=given.rounds)]
     typer.echo(table(took))
@@ -277,8 +278,8 @@ def main() -> None:
         given.json.write_text(json.dumps(numbers, indent=2) + "\n")
 
 
-def _made_up(folder: Path) -> Path:
-    model = made_up(MADE_UP_ITEMS, width=64)
+def _made_up(folder: Path, items: int) -> Path:
+    model = made_up(items, width=64)
     return export(model, folder, retrieve_k=CANDIDATES, candidate_buckets=(CANDIDATES,), metrics={})
 
 

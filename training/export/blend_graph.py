@@ -84,32 +84,43 @@ class BlendGraph(tf.Module):  # type: ignore[misc]  # the library ships no types
         hit = tf.where(place)[:, 0]  # which neighbours of the histories' items are candidates
         said = hit // met.shape[-1]  # by which of the items and of its matrices
         target = tf.cast(tf.gather(place, hit), tf.int64) * len(MATRICES) + said % len(MATRICES)
-        shape = tf.stack([(batch * count + 1) * len(MATRICES), tf.size(user.history)])
-        found = tf.SparseTensor(
-            tf.stack([target, said // len(MATRICES)], 1),
-            self._values.picked(user.history, hit),
-            tf.cast(shape, tf.int64),
-        )
-        fadings = tf.reshape(user.fadings, [-1, len(FADINGS)])
-        evidence = tf.reshape(tf.sparse.sparse_dense_matmul(found, fadings), [-1, len(EVIDENCE_CHANNELS)])
+        values = self._values.picked(user.history, hit)
+        evidence = self._faded(user, target, said // len(MATRICES), values, count=batch * count + 1)
         return tf.gather(evidence, tf.gather(places, own))
 
     def catalogue(self, user: WeighedUser, dots: tf.Tensor) -> tf.Tensor:
-        """Log-odds [batch, rows] of the whole catalogue."""
+        """Log-odds [batch, rows] of the whole catalogue, with the network's dot products likewise.
+
+        Evidence is computed for what some neighbour speaks of: of a large catalogue that is a small part.
+        """
         batch = tf.shape(user.history)[0]
-        met = self._rows.gather(user.history)  # [batch, history, matrices, neighbours]
-        values = self._values.gather(user.history)
-        spoken = values[..., None] * user.fadings[:, :, None, None, :]
-        shape = tf.shape(met)
-        users = tf.broadcast_to(tf.range(batch)[:, None, None, None], shape)
-        kinds = tf.broadcast_to(tf.range(len(MATRICES))[None, None, :, None], shape)
-        place = tf.stack([users, met, kinds], axis=-1)
-        evidence = tf.scatter_nd(place, spoken, tf.stack([batch, self._num_rows, len(MATRICES), len(FADINGS)]))
-        evidence = self._scaled(tf.reshape(evidence, [batch, self._num_rows, len(EVIDENCE_CHANNELS)]))
-        weights = self._weights(self._retrieve, user)
-        logits = tf.matmul(evidence, weights[:, : len(EVIDENCE_CHANNELS)])[:, :, 0]
-        logits += self._popularity.dots(weights[:, len(EVIDENCE_CHANNELS) : -2, 0]) + weights[:, -2] * dots
+        weights = self._weights(self._retrieve, user)[:, :, 0]  # [batch, channels]
+        logits = self._popularity.dots(weights[:, len(EVIDENCE_CHANNELS) : -2]) + weights[:, -2:-1] * dots
+        near = self._rows.gather(user.history)  # [batch, history, matrices, neighbours], 0 pads
+        met = near + (tf.range(batch) * self._num_rows)[:, None, None, None]
+        is_met = tf.cast(tf.math.unsorted_segment_max(near, met, batch * self._num_rows) > 0, tf.int32)
+        places = tf.cumsum(is_met) * is_met  # [batch × rows], 0 is nowhere
+        target = tf.gather_nd(places, met[..., None]) * len(MATRICES) + tf.range(len(MATRICES))[:, None]
+        source = tf.broadcast_to(tf.reshape(tf.range(tf.size(user.history)), [batch, -1, 1, 1]), tf.shape(met))
+        said = (tf.reshape(each, [-1]) for each in (target, source, self._values.gather(user.history)))
+        evidence = self._faded(user, *said, count=1 + tf.reduce_sum(is_met))  # 0 of what is nowhere, as padding is
+        of_user = tf.pad(tf.where(is_met)[:, 0] // self._num_rows, [[1, 0]])
+        weighed = self._scaled(evidence) * tf.gather(weights[:, : len(EVIDENCE_CHANNELS)], of_user)
+        logits += tf.reshape(tf.gather(tf.reduce_sum(weighed, axis=1), places), [batch, self._num_rows])
         return self._calibrated(self._retrieve, user, logits)
+
+    def _faded(
+        self, user: WeighedUser, target: tf.Tensor, source: tf.Tensor, values: tf.Tensor, *, count: tf.Tensor
+    ) -> tf.Tensor:
+        """Evidence [count, evidence channels], of values [said] that places of the histories say.
+
+        A sparse matrix of them, from `source`, a place of the histories laid end to end, to `target`, a matrix of what
+        is spoken of, times the fadings.
+        """
+        shape = tf.cast(tf.stack([count * len(MATRICES), tf.size(user.history)]), tf.int64)
+        found = tf.SparseTensor(tf.cast(tf.stack([target, source], axis=1), tf.int64), values, shape)
+        fadings = tf.reshape(user.fadings, [-1, len(FADINGS)])
+        return tf.reshape(tf.sparse.sparse_dense_matmul(found, fadings), [-1, len(EVIDENCE_CHANNELS)])
 
     def _scaled(self, evidence: tf.Tensor) -> tf.Tensor:
         return tf.math.log1p(evidence / self._evidence_scale)

@@ -86,6 +86,17 @@ class PlainTable(Table):
         return tf.identity(stored[0])
 
 
+class TwiceKeptTable(PlainTable):
+    """As they are, and once more for `dots`: a variable that nothing gathers from is read where it lies."""
+
+    def __init__(self, values: np.ndarray) -> None:
+        super().__init__(values)
+        self._whole = tf.Variable(values, trainable=False)
+
+    def dots(self, users: tf.Tensor) -> tf.Tensor:
+        return tf.matmul(users, self._whole, transpose_b=True)
+
+
 class HalfTable(Table):
     """In half precision."""
 
@@ -183,9 +194,9 @@ class StoredTables:
 
 def store(model: TrainedModel, compression: Compression) -> StoredTables:
     """The tables of a model; popularity is in half precision at least: it is small, and adds up to much."""
-    small = PlainTable if compression == "none" else HalfTable
+    small = TwiceKeptTable if compression == "none" else HalfTable
     items, values = {
-        "none": (PlainTable, PlainTable),
+        "none": (TwiceKeptTable, PlainTable),
         "float16": (HalfTable, HalfTable),
         "int8": (ByteTable, RootTable),
         "pq": (ProductTable, RootTable),
