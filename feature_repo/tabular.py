@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import codecs
 import glob
-import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ from typing import Any
 
 import duckdb
 
+from feature_repo.drafts import scratch_folder
 from feature_repo.errors import LongtailError
 
 Report = Callable[[str, float], None]  # a step's name and how much of it is done, 0 to 1
@@ -68,11 +68,10 @@ def literal(value: str) -> str:
 @contextmanager
 def scratch_database(directory: Path) -> Iterator[duckdb.DuckDBPyConnection]:
     """A DuckDB in memory; what does not fit goes below `directory`, and is removed at the end."""
-    directory.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".scratch-", dir=directory) as folder:
+    with scratch_folder(directory) as folder:
         con = duckdb.connect()
         try:
-            con.execute(f"SET temp_directory = {literal(folder)}")
+            con.execute(f"SET temp_directory = {literal(str(folder))}")
             con.execute("SET TimeZone = 'UTC'; SET enable_progress_bar = true; SET enable_progress_bar_print = false")
             yield con
         finally:

@@ -6,7 +6,6 @@ as the last build read it, by the build's own: P(alive) and percentiles of every
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -20,6 +19,7 @@ from ibis import _
 
 from feature_repo.checks.skew_tally import Cells
 from feature_repo.contract import ITEM_STATS, USER_ACTIVITY, USER_BEHAVIOR, USER_CONTACTS, View
+from feature_repo.drafts import scratch_folder
 from feature_repo.events import EPOCH
 from feature_repo.layout import StateDir
 from feature_repo.log.event_log import EventLog
@@ -77,7 +77,7 @@ def recount(
 ) -> Recount:
     """Of each user at each moment, from the events strictly before it."""
     with (
-        _scratch(state) as folder,
+        scratch_folder(state.features) as folder,
         EventLog(state.events).frozen() as (segments, _),
         duckdb_engine(state, settings, report, segments) as engine,
     ):
@@ -86,7 +86,7 @@ def recount(
         theirs = engine.keep("their_events", events.semi_join(spine, "user_id"))
         rows: dict[Key, Cells] = {}
         for view, table in own_tables(theirs, engine.items(), spine, settings, RECOUNTED):
-            rows |= _rows(engine, replace(view, features=streamed_features(view)), table, Path(folder))
+            rows |= _rows(engine, replace(view, features=streamed_features(view)), table, folder)
         first = engine.fetch(theirs.group_by("user_id").agg(first_us=theirs.event_us.min()))
         times = [EPOCH + timedelta(microseconds=each) for each in first["first_us"].to_pylist()]
         return Recount(rows=rows, first_seen=dict(zip(first["user_id"].to_pylist(), times, strict=True)))
@@ -97,14 +97,14 @@ def recount_items(
 ) -> Recount:
     """Of each item at each moment, from the events strictly before it. The catalogue's items were always there."""
     with (
-        _scratch(state) as folder,
+        scratch_folder(state.features) as folder,
         EventLog(state.events).frozen() as (segments, _end),
         duckdb_engine(state, settings, report, segments) as engine,
     ):
         events, items = engine.events(max((at for _item, at in asked), default=EPOCH)), engine.items()
         spine = engine.put("asked_items", spine_of("item_id", asked))
         only = replace(ITEM_STATS, features=streamed_features(ITEM_STATS))
-        rows = _rows(engine, only, views.item_counts(events, spine), Path(folder))
+        rows = _rows(engine, only, views.item_counts(events, spine), folder)
         first = engine.fetch(events.semi_join(spine, "item_id").group_by("item_id").agg(first_us=_.event_us.min()))
         times = [EPOCH + timedelta(microseconds=each) for each in first["first_us"].to_pylist()]
         listed = engine.fetch(items.semi_join(spine, "item_id").select("item_id"))["item_id"].to_pylist()
@@ -132,7 +132,7 @@ def recount_build(
         if changed := Inputs.of(state, settings, end).since(mark.inputs):
             return BuildRecount(obstacle=f"{changed} since the last build")
         imports = [file for file in log.import_files() if file.name in mark.inputs.imports]
-        with _scratch(state) as folder, duckdb_engine(state, settings, report) as engine:
+        with scratch_folder(state.features) as folder, duckdb_engine(state, settings, report) as engine:
             events = engine.encode(log.table(engine.con, segments=segments, imports=imports), mark.as_of)
             key = wanted[0].entity
             asked = engine.put("asked_ids", pa.table({key: pa.array(ids, pa.string())}))
@@ -142,13 +142,8 @@ def recount_build(
             ):
                 if view in wanted:
                     only = replace(view, features=built_features(view))
-                    rows |= _rows(engine, only, table.semi_join(asked, key), Path(folder))
+                    rows |= _rows(engine, only, table.semi_join(asked, key), folder)
             return BuildRecount(as_of=mark.as_of, rows=rows)
-
-
-def _scratch(state: StateDir) -> tempfile.TemporaryDirectory[str]:
-    state.features.mkdir(parents=True, exist_ok=True)
-    return tempfile.TemporaryDirectory(prefix=".skew-", dir=state.features)
 
 
 def _rows(engine: DuckDb, view: View, table: ibis.Table, folder: Path) -> dict[Key, Cells]:

@@ -73,6 +73,8 @@ def erase_user(directory: Path, user_id: str) -> int:
     if not directory.is_dir():
         return 0
     with locked(directory / ".maintenance", alone=True):
+        for left in directory.glob(".*.draft"):  # by a process that was killed
+            left.unlink()
         return sum(_erase_from(path, user_id, directory) for path in segments(directory))
 
 

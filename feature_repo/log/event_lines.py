@@ -10,6 +10,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from feature_repo.drafts import draft
 from feature_repo.events import Event
 
 
@@ -42,11 +43,10 @@ def blank(file: Path, is_dropped: Callable[[Event], bool], mention: bytes = b"")
             lines[place] = b" " * (len(line) - 1) + b"\n"
             count += 1
     if count:
-        unfinished = file.with_name(f".{file.name}.unfinished")
-        unfinished.write_bytes(b"".join(lines))
-        with unfinished.open("rb") as written:
+        with draft(file) as unfinished, unfinished.open("wb") as written:
+            written.write(b"".join(lines))
+            written.flush()
             os.fsync(written.fileno())
-        unfinished.replace(file)
         fsync_directory(file.parent)
     return count
 

@@ -11,7 +11,6 @@ import fcntl
 import json
 import logging
 import os
-import tempfile
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -19,6 +18,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from feature_repo.drafts import scratch_folder
 from feature_repo.errors import EventLogError
 from feature_repo.events import Event
 from feature_repo.log.event_lines import blank, decode_event, encode_event, event_id_of, fsync_directory
@@ -106,10 +106,10 @@ class EventLog:
             yield [], START
             return
         number, last = files[-1]
-        with tempfile.TemporaryDirectory(prefix=".frozen-", dir=self._directory) as folder:
+        with scratch_folder(self._directory) as folder:
             data = last.read_bytes()
             whole = data.rfind(b"\n") + 1
-            copy = Path(folder) / last.name
+            copy = folder / last.name
             copy.write_bytes(data[:whole])
             yield [*(file for _, file in files[:-1]), copy], Position(number, whole)
 
@@ -118,7 +118,7 @@ class EventLog:
         """Likewise in two parts: what was appended before `position`, and after; and the end."""
         with (
             self.frozen() as (files, end),
-            tempfile.TemporaryDirectory(prefix=".frozen-", dir=self._directory) as folder,
+            scratch_folder(self._directory) as folder,
         ):
             before = [file for file in files if int(file.stem) < position.segment]
             after = [file for file in files if int(file.stem) > position.segment]
@@ -128,7 +128,7 @@ class EventLog:
                     ("before", before, data[: position.offset]),
                     ("after", after, data[position.offset :]),
                 ):
-                    copy = Path(folder) / f"{part}-{file.name}"
+                    copy = folder / f"{part}-{file.name}"
                     copy.write_bytes(lines)
                     parts.append(copy)
             yield before, after, end
@@ -171,6 +171,8 @@ class EventLog:
         The other lines stay where they are, so that a reader's position still holds.
         """
         with self._thread_lock, self._file_lock():
+            for left in self._segments.glob(".*.unfinished"):  # by a process that was killed
+                left.unlink()
             mention = json.dumps(user_id, ensure_ascii=False).encode()
             return {
                 file.name: blank(file, lambda event: event.user_id == user_id, mention) for file in self.segment_files()

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 import duckdb
 
+from feature_repo.drafts import draft
 from feature_repo.events import CONTACT_TYPES, EPOCH, EVENT_TYPE_PATTERN, MAX_EVENT_ID_BYTES, MAX_FUTURE, MAX_ID_BYTES
 from feature_repo.layout import StateDir
 from feature_repo.log.event_log import COLUMNS, EventLog
@@ -153,14 +154,14 @@ def write_quarantine(
 
 
 def copy_atomically(con: duckdb.DuckDBPyConnection, query: str, target: Path) -> None:
-    """The query's rows as Parquet, put in place by a rename."""
+    """The query's rows as Parquet, put in place by a rename. Raises DataError when they cannot be written."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = target.with_name(f".{target.name}.unfinished")
+    options = "FORMAT parquet, COMPRESSION zstd, USE_TMP_FILE false"
     try:
-        con.execute(f"COPY ({query}) TO {literal(str(unfinished))} (FORMAT parquet, COMPRESSION zstd)")
-        unfinished.replace(target)
-    finally:
-        unfinished.unlink(missing_ok=True)
+        with draft(target) as unfinished:
+            con.execute(f"COPY ({query}) TO {literal(str(unfinished))} ({options})")
+    except duckdb.Error as error:
+        raise DataError(f"cannot write {target}: {error}; is there space on the disk?") from error
 
 
 def id_expression(relation: Relation, column: str) -> str:

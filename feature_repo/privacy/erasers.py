@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from feature_repo.decisions import segments as decision_segments
 from feature_repo.decisions.campaigns import Campaigns
+from feature_repo.drafts import draft, remove_left
 from feature_repo.layout import StateDir
 from feature_repo.log.event_log import EventLog
 from feature_repo.online.rows import open_online
@@ -61,7 +62,11 @@ def known_holders(state: StateDir, settings: FeatureSettings) -> list[Holder]:
     def campaigns(user_id: str) -> Mapping[str, int]:
         return {"decided": Campaigns(state.campaigns).erase(user_id)} if state.campaigns.exists() else {}
 
+    def left(_user_id: str) -> Mapping[str, int]:
+        return {"files and folders": remove_left(state.root)}
+
     return [
+        Holder(name="left by processes that were killed", erase=left),
         Holder(name="event log: feedback", erase=segments),
         Holder(name="tables", erase=lambda user_id: _from_tables(state, user_id)),
         Holder(name="quarantine", erase=lambda user_id: _from_quarantine(state, user_id)),
@@ -102,11 +107,12 @@ def rewrite(file: Path, is_dropped: Callable[[pa.RecordBatch], Any]) -> int:
         dropped = sum(int(pc.sum(is_dropped(batch)).as_py() or 0) for batch in table.iter_batches(_BATCH_ROWS))
         if not dropped:
             return 0
-        unfinished = file.with_name(f".{file.name}.unfinished")
-        with pq.ParquetWriter(unfinished, table.schema_arrow, compression="zstd") as writer:
+        with (
+            draft(file) as unfinished,
+            pq.ParquetWriter(unfinished, table.schema_arrow, compression="zstd") as writer,
+        ):
             for batch in table.iter_batches(_BATCH_ROWS):
                 writer.write_batch(batch.filter(pc.invert(is_dropped(batch))))
-    unfinished.replace(file)
     return dropped
 
 

@@ -143,7 +143,7 @@ class _Job:
             events, items = engine.events(as_of), engine.items()
             for view, table in build.tables(engine, events, items, as_of=as_of, settings=self.settings, wanted=wanted):
                 if view in wanted:  # not what only an incremental build reads
-                    written.append((view, self.out / _OWN / f"{view.name}.unfinished"))
+                    written.append((view, self.out / _OWN / f".{view.name}.parquet.unfinished"))
                     engine.write(view, table, written[-1][1])
         return written
 

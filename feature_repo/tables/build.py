@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -22,6 +22,7 @@ from feature_repo.contract import (
     USER_CONTACTS,
     View,
 )
+from feature_repo.drafts import draft
 from feature_repo.events import CONTACT_TYPES, EXPOSURE
 from feature_repo.layout import StateDir
 from feature_repo.locks import exclusive
@@ -105,13 +106,9 @@ def one_build(state: StateDir) -> AbstractContextManager[None]:
 
 def replace_tables(engine: Engine, state: StateDir, produced: Produced) -> None:
     """Writes tables, and puts them in the place of those that are there once all are written."""
-    unfinished = []
-    for view, table in produced:
-        file = offline_file(state, view)
-        unfinished.append((file.with_name(f".{file.name}.unfinished"), file))
-        engine.write(view, table, unfinished[-1][0])
-    for written, file in unfinished:
-        written.replace(file)
+    with ExitStack() as all_written:
+        for view, table in produced:
+            engine.write(view, table, all_written.enter_context(draft(offline_file(state, view))))
 
 
 def leave_watermark(state: StateDir, inputs: Inputs, as_of: datetime, wanted: tuple[View, ...] = BUILT) -> None:

@@ -168,7 +168,8 @@ class DuckDb:
         columns += [f"CAST({quoted(f.name)} AS {_DUCKDB_TYPES[f.dtype]}) AS {quoted(f.name)}" for f in view.features]
         rows = ibis.to_sql(table, dialect="duckdb")
         query = f"SELECT {', '.join(columns)} FROM ({rows}) AS view ORDER BY view.{view.entity}"
-        copy = f"COPY ({query}) TO {literal(str(file))} (FORMAT parquet, COMPRESSION zstd, COMPRESSION_LEVEL 1)"
+        options = "FORMAT parquet, COMPRESSION zstd, COMPRESSION_LEVEL 1, USE_TMP_FILE false"
+        copy = f"COPY ({query}) TO {literal(str(file))} ({options})"
         self._run(f"build {view.name}", copy)
 
     @contextmanager

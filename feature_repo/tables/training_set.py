@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from feature_repo.contract import ITEM_NEIGHBORS, VIEWS, View
+from feature_repo.drafts import draft
 from feature_repo.layout import StateDir
 from feature_repo.log.event_log import EventLog
 from feature_repo.log.pseudonyms import Pseudonyms
@@ -163,20 +164,22 @@ def _write_tables(
     out.mkdir(parents=True, exist_ok=True)
     written: dict[str, list[Path]] = {view.name: [] for view in views}
     for view, table in parts:
-        part = out / f".{view.name}-{len(written[view.name])}.unfinished"
+        part = out / f".{view.name}-{len(written[view.name])}.parquet.unfinished"
         written[view.name].append(part)
         engine.write(view, table, part)
     return [_concatenate(written[view.name], out / f"{view.name}.parquet") for view in views]
 
 
 def _concatenate(parts: Sequence[Path], file: Path) -> Path:
-    unfinished = file.with_name(f".{file.name}.unfinished")
-    with pq.ParquetWriter(unfinished, pq.read_schema(parts[0]), compression="zstd") as writer:
+    with (
+        draft(file) as unfinished,
+        pq.ParquetWriter(unfinished, pq.read_schema(parts[0]), compression="zstd") as writer,
+    ):
         for part in parts:
             for batch in pq.ParquetFile(part).iter_batches():
                 writer.write_batch(batch)
             part.unlink()
-    return unfinished.replace(file)
+    return file
 
 
 def _join(
@@ -191,10 +194,9 @@ def _join(
         on = f"asked.{view.entity} = {name}.{view.entity} AND {when} = {name}.{EVENT_TIMESTAMP}"
         joins.append(f"JOIN read_parquet({literal(str(table))}) AS {name} ON {on}")
     query = f"SELECT {', '.join(columns)} FROM asked {' '.join(joins)} ORDER BY asked.{_ROW}"
-    unfinished = file.with_name(f".{file.name}.unfinished")
-    copy = f"COPY ({query}) TO {literal(str(unfinished))} (FORMAT parquet, COMPRESSION zstd)"
-    run(con, copy, {}, step="join", report=report)
-    unfinished.replace(file)
+    with draft(file) as unfinished:
+        copy = f"COPY ({query}) TO {literal(str(unfinished))} (FORMAT parquet, COMPRESSION zstd, USE_TMP_FILE false)"
+        run(con, copy, {}, step="join", report=report)
 
 
 _ROW: Final = "longtail_row"

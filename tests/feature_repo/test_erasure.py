@@ -126,6 +126,25 @@ def test_a_refused_row_is_found_whatever_its_columns_are(installation: Installat
     assert removed == {"tables": 1, "quarantine": 1}
 
 
+def test_what_killed_processes_left_is_gone_too(installation: Installation) -> None:
+    state = installation.state
+    set_up(installation)
+    segments = state.events / "segments"
+    scratch = state.features / ".scratch-of-a-killed-build"
+    scratch.mkdir()
+    (scratch / ".held").touch()
+    for file in (
+        scratch / "spilled.tmp",
+        state.features / ".user_activity.parquet.unfinished",
+        state.events / ".shop.parquet.unfinished",
+        segments / ".000000000001.jsonl.unfinished",
+        state.decisions / ".20260301-1.draft",
+    ):
+        file.write_text(f"half of a file, with {GONE}")
+    forget(installation)
+    assert files_naming(state, GONE) == []
+
+
 def test_the_user_does_not_come_back(installation: Installation) -> None:
     set_up(installation)
     forget(installation)
