@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -28,6 +29,8 @@ from cli import (
 )
 from cli import settings as settings_module
 from feature_repo.errors import LongtailError
+
+_OF_DISKS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
 
 app = typer.Typer(
     name="longtail",
@@ -80,9 +83,10 @@ def main() -> None:
         sys.stderr.write(f"error: {error}\n")
         sys.exit(1)
     except OSError as error:  # a disk that is full, a folder that is none or may not be written
-        if error.filename is None:
+        if error.filename is None and error.errno not in _OF_DISKS:  # what fails while it is written has no name
             raise
-        sys.stderr.write(f"error: cannot use {error.filename}: {error.strerror}\n")
+        what = "write" if error.filename is None else f"use {error.filename}"
+        sys.stderr.write(f"error: cannot {what}: {error.strerror}\n")
         sys.exit(1)
 
 

@@ -1,13 +1,16 @@
 from __future__ import annotations
 
-from collections.abc import Callable
+import resource
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner, Result
 
-from cli.main import app
+from cli.main import app, main
 from feature_repo.errors import LongtailError
 
 LOG = "customer,sku,at,action,amount,a b\nc1,s1,2026-01-01,view,1,x\nc2,s2,2026-01-02,purchase,2,y\n"
@@ -62,6 +65,41 @@ def test_the_summary_counts_refused_rows_by_reason_and_names_the_file(run: Run, 
     assert "no_user: 1" in output
     (file,) = (tmp_path / "state/quarantine").iterdir()
     assert file.name in output.replace("\n", "")
+
+
+@contextmanager
+def room_for(size: int) -> Iterator[None]:
+    """No file can be longer, as on a disk that is full."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["data", "import", "log.csv", "--source", "again", "--map", *MAP, "value=amount"],
+        ["data", "import", "--items", "items.csv", "--map-items", "item=sku"],
+        ["data", "prune"],
+    ],
+)
+def test_on_a_full_disk_it_says_so_and_everything_stays_as_it_was(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], words: list[str]
+) -> None:
+    run("data", "import", "log.csv", "--map", *MAP, "--items", "items.csv", "--map-items", "item=sku", "title=name")
+    monkeypatch.setenv("LONGTAIL_FEATURES__RETENTION_DAYS", "1")
+    state = tmp_path / "state"
+    before = {file: file.read_bytes() for file in state.rglob("*") if file.is_file()}
+    given = [str(tmp_path / word) if word.endswith(".csv") else word for word in words]
+    monkeypatch.setattr(sys, "argv", ["longtail", "--state-dir", str(state), *given])
+    with pytest.raises(SystemExit) as ended, room_for(20):
+        main()
+    assert ended.value.code == 1
+    assert "error: cannot write" in capsys.readouterr().err
+    assert {file: file.read_bytes() for file in state.rglob("*") if file.is_file()} == before
 
 
 @pytest.mark.parametrize(
