@@ -18,6 +18,7 @@ from feature_repo.log.importing import (
     check_source,
     copy_atomically,
     id_expression,
+    one_import,
     stage,
     text_expression,
     write_quarantine,
@@ -82,7 +83,10 @@ def import_items(
     now: datetime,
     report: Report = silent,
 ) -> ImportSummary:
-    """Adds or replaces the items of the file; the others stay. `con` is a fresh `scratch_database`."""
+    """Adds or replaces the items of the file; the others stay. `con` is a fresh `scratch_database`.
+
+    Raises DataError while another import, a pruning or an erasure is at work.
+    """
     check_source(source)
     stage(con, relation, _fields(relation, mapping), step="read items", report=report)
     run(con, _REFUSE, {}, step="check items", report=report)
@@ -93,7 +97,8 @@ def import_items(
     rows = counted[0] + quarantined.get("malformed_line", 0)
     if counted[1] == 0:
         raise DataError(f"none of the {rows} rows of {relation.origin} is an item; look at --map-items")
-    _write(state, con)
+    with one_import(state):
+        _write(state, con)
     return ImportSummary(
         source=source, rows=rows, accepted=counted[1], quarantined=quarantined, quarantine_file=file, items=counted[1]
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -15,6 +16,7 @@ import duckdb
 from feature_repo.drafts import draft
 from feature_repo.events import CONTACT_TYPES, EPOCH, EVENT_TYPE_PATTERN, MAX_EVENT_ID_BYTES, MAX_FUTURE, MAX_ID_BYTES
 from feature_repo.layout import StateDir
+from feature_repo.locks import exclusive
 from feature_repo.log.event_log import COLUMNS, EventLog
 from feature_repo.log.pseudonyms import Pseudonyms
 from feature_repo.log.time_formats import TimeFormat, detect_time_format
@@ -77,10 +79,39 @@ def import_events(
     pseudonyms: Pseudonyms | None = None,
     report: Report = silent,
 ) -> ImportSummary:
-    """Replaces what `source` brought before. `con` is a `scratch_database`. Nothing is replaced on an error."""
+    """Replaces what `source` brought before. `con` is a `scratch_database`. Nothing is replaced on an error.
+
+    Raises DataError while another import, a pruning or an erasure is at work.
+    """
     check_source(source)
     for column in mapping.columns.values():
         relation.column(column)
+    with one_import(state):
+        return _import_events(
+            state, con, relation, mapping, source=source, now=now, pseudonyms=pseudonyms, report=report
+        )
+
+
+def one_import(state: StateDir) -> AbstractContextManager[None]:
+    """Refuses another import, a pruning or an erasure beside one: each puts files in place, the other's work undone."""
+
+    def busy(process: str) -> DataError:
+        return DataError(f"another import, pruning or erasure is at work (process {process}); wait for it to end")
+
+    return exclusive(state.events / ".import.lock", busy)
+
+
+def _import_events(
+    state: StateDir,
+    con: duckdb.DuckDBPyConnection,
+    relation: Relation,
+    mapping: EventMapping,
+    *,
+    source: str,
+    now: datetime,
+    pseudonyms: Pseudonyms | None,
+    report: Report,
+) -> ImportSummary:
     time_format = detect_time_format(con, relation, mapping.columns["time"], mapping.time_format)
     stage(con, relation, _fields(relation, mapping, time_format), step="read rows", report=report)
     _mark_refused(con, now, report)

@@ -17,6 +17,7 @@ from typing import Final
 from feature_repo.errors import LongtailError
 from feature_repo.events import MAX_ID_BYTES
 from feature_repo.layout import StateDir
+from feature_repo.log.importing import one_import
 from feature_repo.log.tombstones import Tombstones
 from feature_repo.online.loading import one_at_a_time
 from feature_repo.privacy.erasers import Holder, known_holders
@@ -72,12 +73,13 @@ def erase_user(
 ) -> Proof:
     """Removes the user, looks again, and writes the proof to `erasures/`. `holders` come after those known here.
 
-    Raises ErasureError when something could not be removed, FeatureStoreError while a materialization is at work.
+    Raises ErasureError when something could not be removed, FeatureStoreError while a materialization is at work,
+    DataError while an import, a pruning or a build is.
     """
     if not 1 <= len(user_id.encode()) <= MAX_ID_BYTES:
         raise ErasureError(f"user_id has {len(user_id.encode())} bytes; give 1 to {MAX_ID_BYTES}")
     every = [*known_holders(state, settings), *holders]
-    with one_at_a_time(state), one_build(state):
+    with one_import(state), one_at_a_time(state), one_build(state):
         digest = Tombstones(state.events).add(user_id, at=now)  # first: nothing comes in behind us
         removed = [removal for holder in every for removal in _erase(holder, user_id)]
         came_back = _came_back(every, user_id)

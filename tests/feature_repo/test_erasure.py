@@ -13,16 +13,17 @@ import pytest
 from feature_repo import contract
 from feature_repo.layout import StateDir
 from feature_repo.log.event_log import EventLog
-from feature_repo.log.importing import EventMapping, import_events
+from feature_repo.log.importing import EventMapping, import_events, one_import
 from feature_repo.online.loading import one_at_a_time
 from feature_repo.online.materialize import check, materialize
 from feature_repo.online.rows import online_of
 from feature_repo.online.store import FeatureStoreError, apply, open_store
 from feature_repo.privacy.erasers import Holder
 from feature_repo.privacy.erasure import ErasureError, Proof, erase_user
+from feature_repo.privacy.retention import prune
 from feature_repo.stream.updates import open_worker
 from feature_repo.tables.build import build, offline_file
-from feature_repo.tabular import open_files, scratch_database
+from feature_repo.tabular import DataError, open_files, scratch_database
 from tests.feature_repo.conftest import Installation
 from tests.feature_repo.world import NOW, event
 
@@ -172,6 +173,19 @@ def test_a_reader_of_the_log_goes_on_where_it_was(installation: Installation) ->
 def test_while_a_materialization_is_at_work_it_is_refused(installation: Installation) -> None:
     with one_at_a_time(installation.state), pytest.raises(FeatureStoreError, match="another materialization"):
         forget(installation)
+
+
+def test_beside_an_import_neither_an_erasure_nor_a_pruning_nor_another_import_works(installation: Installation) -> None:
+    import_log(installation.state)
+    with one_import(installation.state):
+        for other in (
+            lambda: forget(installation),
+            lambda: prune(installation.state, days=1, now=NOW),
+            lambda: import_log(installation.state),
+        ):
+            with pytest.raises(DataError, match="another import, pruning or erasure is at work"):
+                other()
+    assert import_log(installation.state)["accepted"] == 2
 
 
 def test_a_place_that_cannot_be_reached_is_named_and_one_that_brings_the_user_back_too(
