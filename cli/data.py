@@ -172,6 +172,14 @@ def _import_events(
             report=report,
         )
     _print_summary(summary, "events")
+    unlisted = [kind for kind in summary.types if kind not in settings.features.event_weights]
+    if unlisted and settings.features.default_event_weight > 0:
+        typer.echo(
+            f"note: {', '.join(unlisted)}: not in features.event_weights, so each counts as an engagement of "
+            f"{settings.features.default_event_weight:g}; what you showed to users is `exposure`, what you sent them "
+            "`contact`",
+            err=True,
+        )
 
 
 def _import_items(
@@ -219,6 +227,8 @@ def _print_summary(summary: ImportSummary, what: str) -> None:
             f"{summary.last_event:%Y-%m-%d %H:%M} UTC (times read as {summary.time_format}); "
             + ", ".join(f"{count} {kind}" for kind, count in summary.types.items())
         )
+    if summary.replaced:
+        typer.echo(f"  in place of the {summary.replaced} that {summary.source} had; --source NAME keeps both")
     for reason, count in summary.quarantined.items():
         typer.echo(f"  {reason}: {count}")
     if summary.quarantine_file:
@@ -256,8 +266,10 @@ def _pairs(option: str, given: list[str]) -> dict[str, str]:
 
 
 def _source_name(path: str) -> str:
-    """The file's or folder's name without what a file name may not have."""
+    """Of the file or folder, or the folder of a glob such as `jan/*.csv`; without what a file name may not have."""
     from pathlib import Path
 
-    name = re.sub(r"[^A-Za-z0-9_-]+", "_", Path(path).name.split(".")[0]).strip("_-")
-    return name or "import"
+    from feature_repo.tabular import bare_name
+
+    names = (re.sub(r"[^A-Za-z0-9_-]+", "_", bare_name(part)).strip("_-") for part in reversed(Path(path).parts))
+    return next((name for name in names if name), "import")

@@ -55,6 +55,12 @@ def silent(_step: str, _fraction: float) -> None:
     """Reports to nobody."""
 
 
+def bare_name(file_name: str) -> str:
+    """Without the ending that says how the file is written."""
+    endings = [ending for ending in _PARQUET + _CSV if file_name.lower().endswith(ending)]
+    return file_name[: -len(max(endings, key=len))] if endings else file_name
+
+
 def quoted(name: str) -> str:
     """An SQL identifier."""
     return '"' + name.replace('"', '""') + '"'
@@ -85,6 +91,8 @@ def open_files(con: duckdb.DuckDBPyConnection, pattern: str) -> Relation:
     if len(kinds) != 1:
         raise DataError(f"{pattern} mixes Parquet and CSV files; import them one kind at a time")
     kind = kinds.pop()
+    if kind == "csv" and not any(file.stat().st_size for file in files):
+        raise DataError(f"{pattern} is empty; there is nothing to import")
     sql = _parquet_sql(files) if kind == "parquet" else _csv_sql(con, files)
     try:
         described = con.execute(f"DESCRIBE SELECT * FROM {sql}").fetchall()

@@ -6,12 +6,13 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
 import duckdb
+import pyarrow.parquet as pq
 
 from feature_repo.drafts import draft
 from feature_repo.events import CONTACT_TYPES, EPOCH, EVENT_TYPE_PATTERN, MAX_EVENT_ID_BYTES, MAX_FUTURE, MAX_ID_BYTES
@@ -66,6 +67,7 @@ class ImportSummary:
     users: int = 0
     items: int = 0
     types: Mapping[str, int] = field(default_factory=dict)
+    replaced: int = 0  # rows that the source had brought before
 
 
 def import_events(
@@ -128,8 +130,9 @@ def _import_events(
     if summary.accepted == 0:
         raise DataError(_nothing_accepted(relation, summary))
     target = state.events / f"{source}.parquet"
+    replaced = pq.read_metadata(target).num_rows if target.exists() else 0
     copy_atomically(con, f"SELECT {', '.join(COLUMNS)} FROM staged WHERE reason IS NULL ORDER BY row", target)
-    return summary
+    return replace(summary, replaced=replaced)
 
 
 def check_source(source: str) -> None:

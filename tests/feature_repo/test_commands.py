@@ -67,6 +67,30 @@ def test_the_summary_counts_refused_rows_by_reason_and_names_the_file(run: Run, 
     assert file.name in output.replace("\n", "")
 
 
+def test_files_and_globs_of_different_months_are_different_sources(run: Run, tmp_path: Path) -> None:
+    for month in ("01", "02"):
+        lines = LOG.replace("2026-01-", f"2026-{month}-")
+        (tmp_path / month).mkdir()
+        (tmp_path / month / "part.csv").write_text(lines.replace("s1", "s9"))
+        (tmp_path / f"log.2026-{month}.csv").write_text(lines)
+    for words in ("log.2026-01.csv", "log.2026-02.csv", str(tmp_path / "01" / "*"), str(tmp_path / "02" / "*")):
+        run("data", "import", words, "--map", *MAP)
+    tables = {file.stem: pq.read_metadata(file).num_rows for file in (tmp_path / "state/events").glob("*.parquet")}
+    assert tables == {"log_2026-01": 2, "log_2026-02": 2, "01": 1, "02": 1}
+
+
+def test_an_import_says_what_it_replaces(run: Run) -> None:
+    first, again = (run("data", "import", "log.csv", "--map", *MAP).output for _ in range(2))
+    assert "in place of" not in first
+    assert "in place of the 2 that log had" in again
+
+
+def test_types_that_count_as_engagements_by_default_are_named(run: Run, tmp_path: Path) -> None:
+    assert "impression" not in run("data", "import", "log.csv", "--map", *MAP).output
+    (tmp_path / "log.csv").write_text(LOG + "c3,s1,2026-01-03,Impression,,\n")
+    assert "note: impression: not in features.event_weights" in run("data", "import", "log.csv", "--map", *MAP).output
+
+
 @contextmanager
 def room_for(size: int) -> Iterator[None]:
     """No file can be longer, as on a disk that is full."""

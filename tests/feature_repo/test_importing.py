@@ -297,7 +297,7 @@ def test_an_original_column_may_have_any_name(tmp_path: Path) -> None:
         ("a.csv", bytes(range(256)) * 40, "cannot be read as CSV"),
         ("a.xlsx", b"PK", "neither Parquet nor CSV"),
         ("a.csv", b"u,i,t\n", "no rows"),
-        ("a.csv", b"", "no column"),
+        ("a.csv", b"", "is empty"),
         ("a.csv", b"who,what,when\na,b,2026-01-01\n", "no column 'u'; it has who, what, when"),
         ("a.csv", "u,i,t\na,b,2026-01-01\n".encode("utf-16"), "is UTF-16; give UTF-8"),
         ("a.csv", b"u,i,t\na,b,2026-01-01\r\na,b,2026-01-02\nc,d,2026-01-03\r\n", "one kind of line end"),
