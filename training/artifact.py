@@ -195,6 +195,11 @@ def teacher_version(directory: Path) -> int:
     return int((described.get("teacher") or described)["version"])
 
 
+def version_of(directory: Path) -> int:
+    """The model's number. Raises LongtailError as `load` does."""
+    return int(_described(directory)["version"])
+
+
 def settings_of(directory: Path) -> dict[str, Any]:
     """What the model was trained with. Raises LongtailError as `load` does."""
     return dict(_described(directory)["settings"])
@@ -212,7 +217,7 @@ def _log_of(described: Mapping[str, Any]) -> Extent | None:
 
 def load_user_weights(directory: Path) -> UserWeights:
     """Reads δ_u and b_u alone. Raises LongtailError as `load` does."""
-    return _read_users(directory, _described(directory)["version"])[1]
+    return _read_users(directory, version_of(directory))[1]
 
 
 def _write_users(model: TrainedModel, path: Path) -> None:

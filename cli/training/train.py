@@ -80,17 +80,20 @@ def refit(context: typer.Context, *, resume: ResumeOption = False) -> None:
 
     The last tenth of the log, which was kept for the test, is learnt too, with everything that came in since; settings
     and epochs are those of `longtail train`. This model cannot be measured. It keeps the number of the one that was,
-    which goes along for the gate of the next version. Writes `training/refitted`; `longtail train` removes it.
+    which goes along for the gate of the next version, so it comes before `longtail publish`. Writes
+    `training/refitted`; `longtail train` removes it.
 
     Example: `longtail train && longtail evaluate && longtail refit && longtail export && longtail publish`
     """
     settings: Settings = context.obj
     quiet()
     from feature_repo.log.catalogue import catalogue_file
-    from training import workflow
+    from training import artifact, workflow
     from training.fitting import runs
+    from training.release.publish import check_unpublished
 
     training = settings.state.training
+    check_unpublished(artifact.version_of(training / workflow.MODEL_FOLDER), settings.state.models)
     extent = workflow.interrupted_refit_log(training) if resume else None
     run = runs.start(
         settings.state.events,

@@ -175,6 +175,15 @@ def test_a_student_is_served_as_it_was_measured(refitted: Refitted) -> None:
         workflow.refit(run_of(refitted.folder), refitted.training, resume=False, progress=Progress())
 
 
+def test_a_published_version_is_not_learnt_anew(refitted: Refitted) -> None:
+    before = artifact.load_user_weights(workflow.to_serve(refitted.training)).weights
+    (StateDir(refitted.folder).models / str(VERSION)).mkdir(parents=True)
+    said = CliRunner().invoke(app, ["--state-dir", str(refitted.folder), "refit"])
+    assert said.exit_code == 1
+    assert "published already" in str(said.exception) + said.output
+    np.testing.assert_array_equal(artifact.load_user_weights(workflow.to_serve(refitted.training)).weights, before)
+
+
 def test_without_a_model_there_is_nothing_to_refit(tmp_path: Path) -> None:
     said = CliRunner().invoke(app, ["--state-dir", str(tmp_path), "refit"])
     assert said.exit_code == 1

@@ -65,18 +65,23 @@ def in_service(models: Path, *, user_weights: Path, stable: int | None = None) -
     return Published(version=version, directory=models / str(version), user_weights=user_weights)
 
 
+def check_unpublished(version: int, models: Path) -> None:
+    """Raises LongtailError where the version answers, or did: what is of its number has to stay as it is."""
+    if (models / str(version)).exists():
+        raise LongtailError(
+            f"version {version} is published already in {models}; a version never changes: "
+            "run `longtail train` and what follows it for a new one"
+        )
+
+
 def publish(exported: Path, models: Path, *, papers: Mapping[str, str] | None = None) -> Path:
     """Copies the export beside the models and renames it into place, so that a server never sees half of it.
 
     `papers` (name → text) say why the version was released; they go into its `assets.extra`.
     """
     version = check_export(exported)
+    check_unpublished(version, models)
     final = models / str(version)
-    if final.exists():
-        raise LongtailError(
-            f"version {version} is published already in {models}; a version never changes: "
-            "run `longtail train` and `longtail export` for a new one"
-        )
     models.mkdir(parents=True, exist_ok=True)
     draft = models / f".{version}.{uuid.uuid4().hex}"
     try:
