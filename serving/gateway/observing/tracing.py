@@ -73,11 +73,13 @@ def span(name: str) -> AbstractContextManager[None]:
 
 
 def calling(name: str) -> AbstractContextManager[None]:
-    """The span of a call that goes out."""
+    """The span of a call that goes out for one that came in: what the gateway asks for itself is in no trace."""
     if _tracer is None:
         return _OFF
-    from opentelemetry.trace import SpanKind
+    from opentelemetry.trace import SpanKind, get_current_span
 
+    if not get_current_span().get_span_context().is_valid:
+        return _OFF
     return _within(_tracer, name, SpanKind.CLIENT)
 
 

@@ -52,7 +52,9 @@ def note(ranking: Ranking) -> Trail | None:
     if trail is None:
         return None
     if trail.is_stream:
-        return Trail(method=trail.method, facts=facts, stages_us=dict(ranking.timings_us))
+        return Trail(
+            method=trail.method, facts=facts, stages_us={f"{stage}": us for stage, us in ranking.timings_us.items()}
+        )
     trail.facts |= facts
     return None
 
