@@ -19,12 +19,16 @@ def register(app: typer.Typer) -> None:
     app.command()(console)
 
 
-def console(
+def console(  # noqa: PLR0917  the options of a command
     context: typer.Context,
     address: Annotated[str, typer.Option(help="The gateway, HOST:PORT. Default: gateway.address.")] = "",
     listen: Annotated[str, typer.Option(help="Where the page is served, HOST:PORT. Default: console.address.")] = "",
     compare_with: Annotated[str, typer.Option(help="A second gateway, HOST:PORT, to compare rankings with.")] = "",
     ca: Annotated[Path | None, typer.Option(help="Speak TLS to the gateway and trust these authorities (PEM).")] = None,
+    metrics: Annotated[
+        str,
+        typer.Option(help="Its metrics, HOST:PORT. Default: gateway.metrics_address, where no --address is given."),
+    ] = "",
 ) -> None:
     """Serve a web page that shows users, rankings and their reasons, health and reports. It changes nothing.
 
@@ -51,6 +55,7 @@ def console(
     serve(
         chosen,
         gateway=address or settings.gateway.address,
+        metrics=metrics or ("" if address else settings.gateway.metrics_address),
         credentials=ClientCredentials.read(client_settings(settings, ca=ca, cert=None, key=None, token_file=None)),
         report_folders=(settings.state.reports, settings.state.training),
         decisions=settings.state.decisions,

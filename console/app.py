@@ -26,6 +26,7 @@ def serve(
     settings: ConsoleSettings,
     *,
     gateway: str,
+    metrics: str,
     credentials: ClientCredentials,
     report_folders: tuple[Path, ...],
     decisions: Path,
@@ -35,6 +36,7 @@ def serve(
     _check_exposure(settings)
     desk = Desk(
         gateway=gateway,
+        metrics=metrics,
         compare_with=settings.compare_with,
         credentials=credentials,
         report_folders=report_folders,

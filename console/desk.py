@@ -32,6 +32,7 @@ class Desk:
     """`credentials` say whom to trust and, with mTLS, who the console is; the token is always the visitor's."""
 
     gateway: str
+    metrics: str  # its metrics address; empty: not known
     compare_with: str
     credentials: ClientCredentials
     report_folders: tuple[Path, ...]

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from nicegui import ui
 
 from console import tables
 from console.desk import Desk
 from console.pages import frame
+from serving.worker_counts import told_workers
 
 
 async def show(desk: Desk) -> None:
@@ -16,7 +19,8 @@ async def show(desk: Desk) -> None:
     async def look() -> None:
         with frame.errors_shown(answer):
             status = await desk.ask(lambda client: client.status())
-            frame.facts([("gateway", status.address), ("health", status.health)])
+            workers = await asyncio.to_thread(told_workers, desk.metrics)
+            frame.facts([("gateway", status.address), ("health", status.health), ("workers", workers)])
             frame.facts(tables.ranking_facts(status.ranking))
             for text in tables.degraded_texts(status.ranking.degraded_causes):
                 frame.notice(f"degraded: {text}", colour="amber")

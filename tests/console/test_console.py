@@ -12,11 +12,13 @@ import pytest
 from playwright.async_api import Page, expect
 
 from feature_repo.decisions.records import POLICIES
+from loadtest.processes import free_address
 from longtail.activation.v1 import activation_pb2 as pb
 from serving.gateway.access.caller import Scope
 from serving.gateway.decisions.explaining import DecisionArchive
 from serving.gateway.errors import Cause, FeaturesError
 from serving.gateway.policy.book import PolicyBook
+from serving.gateway.running.metrics_endpoint import serve_metrics
 from tests.console.conftest import Serve
 from tests.gateway.conftest import Start
 from tests.gateway.fakes import World
@@ -79,6 +81,20 @@ async def test_two_gateways_are_compared_side_by_side(start: Start, world: World
     await page.goto(f"{address}/compare?user=active")
     await expect(page.get_by_text("Side by side")).to_be_visible()
     await expect(page.get_by_text(" in B").first).to_be_visible()
+
+
+async def test_health_tells_the_workers_where_the_metrics_are_known(
+    start: Start, world: World, serve: Serve, page: Page
+) -> None:
+    running = await start(world)
+    metrics = free_address()
+    close = serve_metrics(metrics, running.telemetry)
+    gateway = ("--address", f"127.0.0.1:{running.gateway.port}")
+    await page.goto(f"{await serve(*gateway, '--metrics', metrics)}/health")
+    await expect(page.get_by_text("1 of 1 ready")).to_be_visible()
+    close()
+    await page.goto(f"{await serve(*gateway)}/health")
+    await expect(page.get_by_text("unknown; give --metrics")).to_be_visible()
 
 
 async def test_what_is_degraded_is_said_and_a_gateway_that_is_gone_too(
