@@ -18,6 +18,7 @@ EXPOSURE: Final = "exposure"  # the event type that says an item was shown
 CONTACT: Final = "contact"  # we wrote to the user; `surface` is the channel, such as "push" or "email"
 OPT_OUT: Final = "opt_out"  # the user wants no more contacts on the channel `surface`; "" is every channel
 OPT_IN: Final = "opt_in"  # the user takes an opt_out of the same `surface` back
+CHOICES: Final = (OPT_OUT, OPT_IN)  # hold however old they are, until the user says otherwise
 CONTACT_TYPES: Final = (CONTACT, OPT_OUT, OPT_IN)  # need no item, and are never engagements
 NOT_ACTIVITY: Final = (EXPOSURE, *CONTACT_TYPES)  # what we did, or a choice of channels: no visit of the user
 

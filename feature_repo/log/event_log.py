@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from feature_repo.drafts import scratch_folder
 from feature_repo.errors import EventLogError
-from feature_repo.events import Event
+from feature_repo.events import CHOICES, Event
 from feature_repo.log.event_lines import blank, decode_event, encode_event, event_id_of, fsync_directory
 from feature_repo.log.known_ids import ImportedIds, contains, digest_of
 from feature_repo.log.tombstones import Tombstones
@@ -179,9 +179,13 @@ class EventLog:
             }
 
     def drop_before(self, moment: datetime) -> dict[str, int]:
-        """Blanks what happened before `moment`, likewise."""
+        """Blanks what happened before `moment`, likewise; but not the users' choices of channels."""
+
+        def is_dropped(event: Event) -> bool:
+            return event.event_time < moment and event.event_type not in CHOICES
+
         with self._thread_lock, self._file_lock():
-            return {file.name: blank(file, lambda event: event.event_time < moment) for file in self.segment_files()}
+            return {file.name: blank(file, is_dropped) for file in self.segment_files()}
 
     def import_files(self) -> list[Path]:
         """The Parquet file of each imported source."""

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from feature_repo.errors import LongtailError
+from feature_repo.events import CHOICES
 from feature_repo.layout import StateDir
 from feature_repo.log.event_log import EventLog
 from feature_repo.log.importing import one_import
@@ -19,6 +20,7 @@ from feature_repo.privacy.erasers import rewrite
 def prune(state: StateDir, *, days: float, now: datetime) -> dict[str, int]:
     """Removes events older than `days`, and quarantine files written before; how many, by file.
 
+    Who opted out stays opted out: the choices of channels are kept.
     Features and models keep what they learned of them until the next build and training.
     Raises DataError while an import or an erasure is at work.
     """
@@ -39,4 +41,6 @@ def prune(state: StateDir, *, days: float, now: datetime) -> dict[str, int]:
 
 def _is_before(batch: pa.RecordBatch, moment: datetime) -> Any:
     times = batch.column("event_time")
-    return pc.less(times, pa.scalar(moment, pa.timestamp("us", "UTC")).cast(times.type))
+    is_old = pc.less(times, pa.scalar(moment, pa.timestamp("us", "UTC")).cast(times.type))
+    is_choice = pc.is_in(batch.column("event_type"), value_set=pa.array(CHOICES))
+    return pc.and_(is_old, pc.invert(is_choice))

@@ -82,3 +82,14 @@ def test_events_are_kept_no_longer_than_allowed(tmp_path: Path) -> None:
     assert sum(prune(state, days=10, now=NOW).values()) == 0
     with pytest.raises(LongtailError, match="retention_days is 0"):
         prune(state, days=0, now=NOW)
+
+
+def test_who_opted_out_stays_opted_out_however_long_ago(tmp_path: Path) -> None:
+    state, log = StateDir(tmp_path), EventLog(tmp_path / "events")
+    kinds = ("opt_out", "opt_in", "contact", "view")
+    old = [event(kind, event_type=kind, surface="push", event_time=NOW - timedelta(days=400)) for kind in kinds]
+    log.append(old)
+    log.table(ibis.duckdb.connect()).mutate(event_id=ibis._.event_id + "2").to_parquet(state.events / "shop.parquet")
+    assert prune(state, days=10, now=NOW) == {"shop.parquet": 2, "000000000001.jsonl": 2}
+    left = log.table(ibis.duckdb.connect()).to_pyarrow()["event_id"].to_pylist()
+    assert sorted(left) == ["opt_in", "opt_in2", "opt_out", "opt_out2"]
