@@ -172,6 +172,12 @@ def _import_events(
             report=report,
         )
     _print_summary(summary, "events")
+    for name in summary.fractions:
+        typer.echo(
+            f"note: every {name} id is a number with .0, as pandas writes whole numbers of a column with gaps; the ids "
+            "stay so, and who asks for 17850 does not get 17850.0",
+            err=True,
+        )
     unlisted = [kind for kind in summary.types if kind not in settings.features.event_weights]
     if unlisted and settings.features.default_event_weight > 0:
         typer.echo(

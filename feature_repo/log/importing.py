@@ -68,6 +68,7 @@ class ImportSummary:
     items: int = 0
     types: Mapping[str, int] = field(default_factory=dict)
     replaced: int = 0  # rows that the source had brought before
+    fractions: tuple[str, ...] = ()  # fields whose ids are all whole numbers written with `.0`
 
 
 def import_events(
@@ -117,6 +118,7 @@ def _import_events(
     time_format = detect_time_format(con, relation, mapping.columns["time"], mapping.time_format)
     stage(con, relation, _fields(relation, mapping, time_format), step="read rows", report=report)
     _mark_refused(con, now, report)
+    fractions = _fractions(con)
     hidden = None
     if pseudonyms is not None:
         hidden = (mapping.columns["user"], pseudonyms)
@@ -132,7 +134,7 @@ def _import_events(
     target = state.events / f"{source}.parquet"
     replaced = pq.read_metadata(target).num_rows if target.exists() else 0
     copy_atomically(con, f"SELECT {', '.join(COLUMNS)} FROM staged WHERE reason IS NULL ORDER BY row", target)
-    return replace(summary, replaced=replaced)
+    return replace(summary, replaced=replaced, fractions=fractions)
 
 
 def check_source(source: str) -> None:
@@ -273,6 +275,12 @@ def _mark_refused(con: duckdb.DuckDBPyConnection, now: datetime, report: Report)
         END
     """
     run(con, sql, {"epoch": EPOCH, "latest": now + MAX_FUTURE}, step="check rows", report=report)
+
+
+def _fractions(con: duckdb.DuckDBPyConnection) -> tuple[str, ...]:
+    """`user` and `item` where every id is such as 17850.0: what pandas makes of whole numbers beside gaps."""
+    sql = "SELECT bool_and(regexp_full_match({}, '[0-9]+[.]0')) FROM staged WHERE reason IS NULL"
+    return tuple(name for name in ("user", "item") if con.execute(sql.format(f"{name}_id")).fetchall()[0][0])
 
 
 def _pseudonymize(con: duckdb.DuckDBPyConnection, pseudonyms: Pseudonyms, *, derived_ids: bool, report: Report) -> None:

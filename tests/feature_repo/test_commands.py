@@ -91,6 +91,12 @@ def test_types_that_count_as_engagements_by_default_are_named(run: Run, tmp_path
     assert "note: impression: not in features.event_weights" in run("data", "import", "log.csv", "--map", *MAP).output
 
 
+def test_whole_numbers_that_were_written_with_a_fraction_are_told(run: Run, tmp_path: Path) -> None:
+    assert "with .0" not in run("data", "import", "log.csv", "--map", *MAP).output
+    (tmp_path / "log.csv").write_text(LOG.replace("c1", "17850.0").replace("c2", "17.0") + ",s1,2026-01-01,view,1,x\n")
+    assert "note: every user id is a number with .0" in run("data", "import", "log.csv", "--map", *MAP).output
+
+
 @contextmanager
 def room_for(size: int) -> Iterator[None]:
     """No file can be longer, as on a disk that is full."""
