@@ -16,6 +16,7 @@ from serving.client_credentials import ClientCredentials
 
 Answer = TypeVar("Answer")
 SURFACE = "console"
+SIGN_IN = "type yours at the top of the page"
 NOBODY = "longtail-console"  # asked for when only the permission to ask matters
 
 
@@ -59,5 +60,5 @@ def token() -> str:
 
 
 def _ask(question: Callable[[Client], Answer], address: str, credentials: ClientCredentials) -> Answer:
-    with Client(address, credentials=credentials, surface=SURFACE) as client:
+    with Client(address, credentials=credentials, surface=SURFACE, sign_in=SIGN_IN) as client:
         return question(client)

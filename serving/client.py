@@ -53,10 +53,12 @@ class Client:
         credentials: ClientCredentials = PLAINTEXT,
         surface: str = "command_line",
         metrics_address: str = "",
+        sign_in: str = "give --token-file",
     ) -> None:
         self.metrics_address = metrics_address  # empty: not known
         self._address = address
         self._surface = surface
+        self._sign_in = sign_in
         self._credentials = credentials
         self._channel = credentials.channel(address)
         self._activation = activation_pb2_grpc.ActivationServiceStub(self._channel)
@@ -165,7 +167,7 @@ class Client:
             hint = "--address" if self._credentials.is_encrypted else "--address, or --ca where it speaks TLS"
             return f"no gateway answers at {self._address}; start one with `longtail up`, or give {hint} ({details})"
         if code is grpc.StatusCode.UNAUTHENTICATED:
-            return f"the gateway at {self._address} answered {code.name}: {details} (give --token-file)"
+            return f"the gateway at {self._address} answered {code.name}: {details} ({self._sign_in})"
         if code is grpc.StatusCode.CANCELLED:
             return f"the gateway at {self._address} has more calls waiting than it takes; try again in a moment"
         if code is grpc.StatusCode.UNIMPLEMENTED:

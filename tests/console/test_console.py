@@ -122,7 +122,7 @@ async def test_a_visitor_sees_what_the_visitors_own_token_may_see(
     operators = {"LONGTAIL_CLIENT__TOKEN": holder.tokens[Scope.RANK]}
     address = await serve("--address", f"127.0.0.1:{running.gateway.port}", **operators)
     await page.goto(f"{address}/reports")
-    await expect(page.get_by_text("UNAUTHENTICATED")).to_be_visible()
+    await expect(page.get_by_text("UNAUTHENTICATED")).to_contain_text("at the top of the page")
     assert await page.locator("iframe").count() == 0
     await page.get_by_placeholder("token").fill(holder.tokens[Scope.RANK])
     await page.get_by_role("link", name="Users").click()
