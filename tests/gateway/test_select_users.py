@@ -325,6 +325,8 @@ async def test_a_user_who_is_erased_is_in_no_campaign(desk: Desk) -> None:
         ({"max_contacts": -1}, "is -1"),
         ({"max_cost": 0.0}, "max_cost: is 0"),
         ({"max_cost": float("nan")}, "max_cost: is nan"),
+        ({"max_cost": 0.2}, "max_cost: is 0.2; a contact on the cheapest channel costs 0.25"),
+        ({"max_cost": 0.3, "channels": ["push"]}, "a contact on the cheapest channel costs 1"),
         ({}, "there is no budget"),
         ({"max_contacts": 1, "campaign_id": ""}, "campaign_id: has 0 bytes"),
         ({"max_contacts": 1, "campaign_id": "spring\nsale"}, "campaign_id: is 'spring\\nsale'; give one line"),

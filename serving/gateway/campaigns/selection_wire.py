@@ -49,6 +49,7 @@ def decode_selection(request: pb.SelectUsersRequest, *, policy: Policy) -> Selec
         checks.add(
             "holdout_rate", f"is {request.holdout_rate:g}; 0 to 1 are allowed, unset means {DEFAULT_HOLDOUT_RATE}"
         )
+    _check_cost(request, policy, checks)
     segment = _decode_segment(request.segment, checks) if request.HasField("segment") else None
     checks.close()
     return Selection(
@@ -71,6 +72,13 @@ def _check_budget(request: pb.SelectUsersRequest, checks: Checks) -> None:
         checks.add("max_contacts", f"is {request.max_contacts}; 1 or more are allowed")
     if has_cost and not (math.isfinite(request.max_cost) and request.max_cost > 0):
         checks.add("max_cost", f"is {request.max_cost:g}; a number over 0 is allowed")
+
+
+def _check_cost(request: pb.SelectUsersRequest, policy: Policy, checks: Checks) -> None:
+    """A budget that pays for nobody would end the campaign without a word."""
+    costs = [policy.channels[name].cost for name in request.channels or policy.channels if name in policy.channels]
+    if costs and 0 < request.max_cost < min(costs):
+        checks.add("max_cost", f"is {request.max_cost:g}; a contact on the cheapest channel costs {min(costs):g}")
 
 
 def _decode_segment(segment: pb.Segment, checks: Checks) -> Segment:

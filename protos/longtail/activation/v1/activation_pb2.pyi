@@ -802,7 +802,7 @@ class SelectUsersRequest(_message.Message):
     max_contacts: _builtins.int
     """At most so many users are chosen, over 0. One of this and `max_cost` must be set; with both, both hold."""
     max_cost: _builtins.float
-    """At most so much is spent, in the unit of the policy's channel costs, over 0."""
+    """At most so much is spent, in the unit of the policy's channel costs, over 0 and enough for one contact."""
     limit: _builtins.int
     """How many items go with a contact, 1 to 200. Default 5."""
     holdout_rate: _builtins.float
