@@ -135,7 +135,9 @@ def prune(context: typer.Context) -> None:
     from feature_repo.privacy import retention
 
     settings: Settings = context.obj
-    dropped = retention.prune(settings.state, days=settings.features.retention_days, now=datetime.now(UTC))
+    dropped = retention.prune(
+        settings.state, settings.features, days=settings.features.retention_days, now=datetime.now(UTC)
+    )
     for file, count in dropped.items():
         if count:
             typer.echo(f"  {file}: {count}")

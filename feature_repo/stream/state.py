@@ -125,6 +125,13 @@ class StreamState:
         self._connection().execute("PRAGMA wal_checkpoint(TRUNCATE)")
         return {"users": users}
 
+    def clear(self) -> None:
+        """Forgets everything: the worker reads the log anew with its next step."""
+        with self._transaction() as con:
+            for table in ("users", "items", "pending", "place"):
+                con.execute(f"DELETE FROM {table}")  # noqa: S608  one of ours
+        self._connection().execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
     def close(self) -> None:
         if self._opened is not None:
             self._opened.close()

@@ -170,6 +170,37 @@ def test_a_reader_of_the_log_goes_on_where_it_was(installation: Installation) ->
     assert [e.event_id for e in log.read_after(position)[0]] == ["d"]
 
 
+def test_a_user_of_whom_a_pruning_leaves_no_event_is_not_online_any_more(installation: Installation) -> None:
+    state, settings = installation.state, installation.settings
+    old, new = NOW - timedelta(days=20), NOW - timedelta(days=2)
+    EventLog(state.events).append(
+        [
+            event("f1", user_id=GONE, event_time=old),
+            event("f2", user_id="stays", event_time=old),
+            event("f3", user_id="stays", event_time=new),
+            event("f4", user_id="opted out", event_type="opt_out", event_time=old),
+        ]
+    )
+    build(state, settings, as_of=NOW)
+    apply(state, settings)
+    store = open_store(state, settings)
+    materialize(state, store)
+    worker = open_worker(state, settings)
+    worker.step(now=NOW)
+    worker.close()
+    assert sum(prune(state, settings, days=10, now=NOW).values()) == 3  # two events and a user
+    build(state, settings, as_of=LATER)
+    materialize(state, store)
+    worker = open_worker(state, settings)
+    worker.step(now=LATER)
+    worker.close()
+    for view in (contract.USER_BEHAVIOR, contract.USER_ACTIVITY, contract.USER_CONTACTS):
+        gone, *others = online_of(store).read(view, [GONE, "stays", "opted out"])
+        assert gone is None
+        assert None not in others
+    assert files_naming(state, GONE) == []
+
+
 def test_while_a_materialization_is_at_work_it_is_refused(installation: Installation) -> None:
     with one_at_a_time(installation.state), pytest.raises(FeatureStoreError, match="another materialization"):
         forget(installation)
@@ -180,7 +211,7 @@ def test_beside_an_import_neither_an_erasure_nor_a_pruning_nor_another_import_wo
     with one_import(installation.state):
         for other in (
             lambda: forget(installation),
-            lambda: prune(installation.state, days=1, now=NOW),
+            lambda: prune(installation.state, installation.settings, days=1, now=NOW),
             lambda: import_log(installation.state),
         ):
             with pytest.raises(DataError, match="another import, pruning or erasure is at work"):

@@ -224,7 +224,7 @@ def erase(state: StateDir) -> None:
 
 
 def forget_the_old(state: StateDir) -> None:
-    prune(state, days=20, now=NOW)
+    prune(state, FeatureSettings(), days=20, now=NOW)
 
 
 def take_back(state: StateDir) -> None:

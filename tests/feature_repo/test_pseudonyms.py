@@ -19,6 +19,7 @@ from feature_repo.log.event_log import EventLog
 from feature_repo.log.importing import EventMapping, import_events
 from feature_repo.log.pseudonyms import Pseudonyms, open_pseudonyms
 from feature_repo.privacy.retention import prune
+from feature_repo.settings import FeatureSettings
 from feature_repo.tabular import literal, open_files, scratch_database
 from tests.feature_repo.world import NOW, event
 
@@ -76,12 +77,12 @@ def test_events_are_kept_no_longer_than_allowed(tmp_path: Path) -> None:
     state, log = StateDir(tmp_path), EventLog(tmp_path / "events")
     log.append([event("old", event_time=NOW - timedelta(days=11)), event("new", event_time=NOW - timedelta(days=9))])
     log.table(ibis.duckdb.connect()).mutate(event_id=ibis._.event_id + "2").to_parquet(state.events / "shop.parquet")
-    assert prune(state, days=10, now=NOW) == {"shop.parquet": 1, "000000000001.jsonl": 1}
+    assert prune(state, FeatureSettings(), days=10, now=NOW) == {"shop.parquet": 1, "000000000001.jsonl": 1}
     left = log.table(ibis.duckdb.connect()).to_pyarrow()["event_id"].to_pylist()
     assert sorted(left) == ["new", "new2"]
-    assert sum(prune(state, days=10, now=NOW).values()) == 0
+    assert sum(prune(state, FeatureSettings(), days=10, now=NOW).values()) == 0
     with pytest.raises(LongtailError, match="retention_days is 0"):
-        prune(state, days=0, now=NOW)
+        prune(state, FeatureSettings(), days=0, now=NOW)
 
 
 def test_who_opted_out_stays_opted_out_however_long_ago(tmp_path: Path) -> None:
@@ -90,6 +91,6 @@ def test_who_opted_out_stays_opted_out_however_long_ago(tmp_path: Path) -> None:
     old = [event(kind, event_type=kind, surface="push", event_time=NOW - timedelta(days=400)) for kind in kinds]
     log.append(old)
     log.table(ibis.duckdb.connect()).mutate(event_id=ibis._.event_id + "2").to_parquet(state.events / "shop.parquet")
-    assert prune(state, days=10, now=NOW) == {"shop.parquet": 2, "000000000001.jsonl": 2}
+    assert prune(state, FeatureSettings(), days=10, now=NOW) == {"shop.parquet": 2, "000000000001.jsonl": 2}
     left = log.table(ibis.duckdb.connect()).to_pyarrow()["event_id"].to_pylist()
     assert sorted(left) == ["opt_in", "opt_in2", "opt_out", "opt_out2"]
