@@ -53,7 +53,8 @@ class PrivacyServiceServicer:
 
         INVALID_ARGUMENT: `user_id` is not 1 to 256 bytes.
         PERMISSION_DENIED: without the scope, or where the gateway does not allow it.
-        UNAVAILABLE: a place could not be reached, or a materialization is at work; the user may be there in part, repeat.
+        UNAVAILABLE: a place could not be reached, or an import, a build or a materialization is at work; the user may be
+        there in part, repeat.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

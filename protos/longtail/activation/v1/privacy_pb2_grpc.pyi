@@ -40,7 +40,8 @@ class PrivacyServiceStub:
 
     INVALID_ARGUMENT: `user_id` is not 1 to 256 bytes.
     PERMISSION_DENIED: without the scope, or where the gateway does not allow it.
-    UNAVAILABLE: a place could not be reached, or a materialization is at work; the user may be there in part, repeat.
+    UNAVAILABLE: a place could not be reached, or an import, a build or a materialization is at work; the user may be
+    there in part, repeat.
     """
 
 @_typing.type_check_only
@@ -55,7 +56,8 @@ class PrivacyServiceAsyncStub(PrivacyServiceStub):
 
     INVALID_ARGUMENT: `user_id` is not 1 to 256 bytes.
     PERMISSION_DENIED: without the scope, or where the gateway does not allow it.
-    UNAVAILABLE: a place could not be reached, or a materialization is at work; the user may be there in part, repeat.
+    UNAVAILABLE: a place could not be reached, or an import, a build or a materialization is at work; the user may be
+    there in part, repeat.
     """
 
 class PrivacyServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -73,7 +75,8 @@ class PrivacyServiceServicer(metaclass=_abc_1.ABCMeta):
 
         INVALID_ARGUMENT: `user_id` is not 1 to 256 bytes.
         PERMISSION_DENIED: without the scope, or where the gateway does not allow it.
-        UNAVAILABLE: a place could not be reached, or a materialization is at work; the user may be there in part, repeat.
+        UNAVAILABLE: a place could not be reached, or an import, a build or a materialization is at work; the user may be
+        there in part, repeat.
         """
 
 def add_PrivacyServiceServicer_to_server(servicer: PrivacyServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
