@@ -60,4 +60,5 @@ def new_recommender(
         optimizer=keras.optimizers.AdamW(rate, weight_decay=settings.weight_decay),
         jit_compile=keras.backend.backend() == "jax",  # it is nothing without; the others are no faster for it on CPU
     )
+    recommender.optimizer.build(recommender.trainable_variables)  # else the step is traced once more when it has been
     return recommender
