@@ -57,7 +57,8 @@ def new_recommender(
         0.0, max(1, steps - warmup), warmup_target=settings.learning_rate, warmup_steps=warmup
     )
     recommender.compile(
-        optimizer=keras.optimizers.AdamW(rate, weight_decay=settings.weight_decay),
+        # AdamW where there is a decay; one of 0 would be traced and computed for every variable
+        optimizer=keras.optimizers.Adam(rate, weight_decay=settings.weight_decay or None),
         jit_compile=keras.backend.backend() == "jax",  # it is nothing without; the others are no faster for it on CPU
     )
     recommender.optimizer.build(recommender.trainable_variables)  # else the step is traced once more when it has been
