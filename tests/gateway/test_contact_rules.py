@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from feature_repo.contract import FeatureValue
 from feature_repo.lifecycle import Lifecycle
 from longtail.activation.v1 import activation_pb2 as pb
 from serving.gateway.domain import Row
@@ -121,6 +122,29 @@ def test_a_contact_that_was_chosen_counts_before_its_event_comes_back() -> None:
     histories = with_chosen(recorded, [("push", NOON_S - HOUR_S)])
     asked = refusal("push", histories, state=Lifecycle.ACTIVE, days_in_state=90.0, policy=POLICY, now_unix_s=NOON_S)
     assert asked == "spacing"
+
+
+def test_a_channel_is_the_same_however_events_spell_it() -> None:
+    row: dict[str, FeatureValue] = {
+        "channels": ["Push "],
+        "contact_channel_places": [0],
+        "contact_gaps_s": [NOON_S - HOUR_S],
+        "opted_out_channels": ["Email"],
+    }
+    recorded = Contacts.of(row)
+    assert recorded == Contacts(sent=(("push", NOON_S - HOUR_S),), opted_out=frozenset({"email"}))
+    for channel, reason in (("push", "spacing"), ("email", "opted_out")):
+        histories = with_chosen(recorded, [("PUSH", NOON_S - HOUR_S)])
+        asked = refusal(
+            channel, histories, state=Lifecycle.ACTIVE, days_in_state=90.0, policy=POLICY, now_unix_s=NOON_S
+        )
+        assert asked == reason
+        assert (
+            refusal(
+                channel, histories[1:], state=Lifecycle.ACTIVE, days_in_state=90.0, policy=POLICY, now_unix_s=NOON_S
+            )
+            == reason
+        )
 
 
 async def test_a_user_who_opted_out_is_suppressed_with_the_reason(start: Start, world: World) -> None:

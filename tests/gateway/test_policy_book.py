@@ -70,6 +70,7 @@ def test_the_experiment_that_the_docs_show_can_be_put_beneath_the_shipped_policy
         (f"[states.new]\n{STATE}channels.email = {CAPS}", "can only be stricter than channels.email"),
         ("[holdout]\nalways = ['u']\nnever = ['u']", "both name u"),
         ("[holdout]\nsalt = 'exploration'", "the salt 'exploration' is there twice"),
+        (f"[channels]\npush.caps = {CAPS}\n' Push'.caps = {CAPS}", "the channel 'push' is there twice"),
         (LAYER.format(share="0.6", changed="novelty = 1"), "take 1.2 of the users together"),
         (
             LAYER.format(share="0.5", changed="novelti = 1"),

@@ -44,6 +44,15 @@ def overlap(where: str, first: Iterable[str], second: Iterable[str]) -> None:
         raise ValueError(f"{where} both name {', '.join(both[:5])}; name each in one of them")
 
 
+def spelled(channel: object) -> str:
+    """A channel's name as the rules compare it: policy and events are written by different people.
+
+    >>> spelled(" E-Mail "), spelled("e-mail")
+    ('e-mail', 'e-mail')
+    """
+    return str(channel).strip().casefold()
+
+
 def repeated(where: str, names: Iterable[str]) -> None:
     """Raises ValueError for a name that stands twice."""
     seen: set[str] = set()

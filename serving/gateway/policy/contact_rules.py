@@ -10,7 +10,7 @@ from typing import Any, Final
 from feature_repo.contract import FeatureValue
 from feature_repo.lifecycle import Lifecycle
 from feature_repo.online.packed_lists import times, words
-from serving.gateway.policy.checks import DAYS
+from serving.gateway.policy.checks import DAYS, spelled
 from serving.gateway.policy.document import Caps, ChannelSection, Policy
 
 DAY_S: Final = 86_400.0
@@ -23,7 +23,10 @@ RAMP_UP: Final = "ramp_up"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Contacts:
-    """What was sent, and what the user wants no more; "" among `opted_out` is every channel."""
+    """What was sent, and what the user wants no more; "" among `opted_out` is every channel.
+
+    Channels are spelled as `spelled` does: whoever opted out of `Email` gets nothing on `email`.
+    """
 
     sent: tuple[tuple[str, float], ...] = ()  # (channel, unix_s), any order
     opted_out: frozenset[str] = frozenset()
@@ -31,9 +34,9 @@ class Contacts:
     @classmethod
     def of(cls, row: Mapping[str, FeatureValue]) -> Contacts:
         """From a row of `user_contacts`."""
-        channels = words(_list(row.get("contact_channel_places")), _list(row.get("channels")))
+        channels = map(spelled, words(_list(row.get("contact_channel_places")), _list(row.get("channels"))))
         sent = tuple(zip(channels, map(float, times(_list(row.get("contact_gaps_s")))), strict=False))
-        return cls(sent=sent, opted_out=frozenset(map(str, _list(row.get("opted_out_channels")))))
+        return cls(sent=sent, opted_out=frozenset(map(spelled, _list(row.get("opted_out_channels")))))
 
 
 def with_chosen(recorded: Contacts, chosen: Sequence[tuple[str, float]]) -> list[Contacts]:
@@ -44,10 +47,11 @@ def with_chosen(recorded: Contacts, chosen: Sequence[tuple[str, float]]) -> list
     last: dict[str, float] = {}
     for channel, at in recorded.sent:
         last[channel] = max(at, last.get(channel, at))
-    pending = [(channel, at) for channel, at in chosen if at > last.get(channel, -math.inf)]
+    planned = [(spelled(channel), at) for channel, at in chosen]
+    pending = [(channel, at) for channel, at in planned if at > last.get(channel, -math.inf)]
     return [
         Contacts(sent=(*recorded.sent, *pending), opted_out=recorded.opted_out),
-        Contacts(sent=tuple(chosen), opted_out=recorded.opted_out),
+        Contacts(sent=tuple(planned), opted_out=recorded.opted_out),
     ]
 
 
@@ -66,10 +70,11 @@ def refusal(
         return QUIET_HOURS
     ramp_up_days = policy.state(state).ramp_up_days
     share = min(days_in_state / ramp_up_days, 1.0) if ramp_up_days > 0 else 1.0
+    own_name = spelled(channel)
     for contacts in histories:
-        if contacts.opted_out & {channel, ""}:
+        if contacts.opted_out & {own_name, ""}:
             return OPTED_OUT
-        own = [now_unix_s - at for sent, at in contacts.sent if sent == channel]
+        own = [now_unix_s - at for sent, at in contacts.sent if sent == own_name]
         every = [now_unix_s - at for _, at in contacts.sent]
         reason = _over(policy.caps(state, channel), own, share) or _over(
             policy.contacts.caps, every, share, over="all_channels_"

@@ -10,7 +10,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 
 from feature_repo.lifecycle import Lifecycle
 from serving.gateway.domain import Objective, Source
-from serving.gateway.policy.checks import caps_contradiction, experiments_contradiction, overlap, repeated
+from serving.gateway.policy.checks import caps_contradiction, experiments_contradiction, overlap, repeated, spelled
 
 DEFAULT_SOURCES: tuple[Literal["retrieval", "popular", "fresh"], ...] = ("retrieval", "popular", "fresh")
 
@@ -218,6 +218,7 @@ class Policy(Section):
                     )
         salts = [self.holdout.salt, self.exploration.salt, *(layer.salt for layer in self.layers)]
         repeated("the salt", salts)
+        repeated("but for case and blanks, the channel", map(spelled, self.channels))
         if problem := experiments_contradiction(self.layers):
             raise ValueError(problem)
         return self
