@@ -20,7 +20,9 @@ from training.blend.blend import Blend, popularity_windows
 from training.blend.neighbours import neighbours_of
 from training.examples.preparation import Preparation
 from training.examples.split import Split, SplitName, split, whole
+from training.fitting import warm_start
 from training.fitting.blend_fitting import fit_blend
+from training.fitting.checkpoint import forget
 from training.fitting.distillation import CHECKPOINTS, find_teachers, student_settings
 from training.fitting.phases import Phases
 from training.fitting.progress import Progress
@@ -54,12 +56,14 @@ def train(
 ) -> TrainedModel:
     """The temporal split: search, calibrate, refit, keep. The test window is not looked at.
 
-    With `warm` from the weights of the last training in this folder, for `warm_epochs` at most.
+    With `warm` from the weights of the last training in this folder, for `warm_epochs` at most, where there was one.
     """
-    if warm:
-        run = run.with_settings(run.settings.model_copy(update={"max_epochs": run.settings.warm_epochs}))
     made = split(run.log, "temporal", run.settings)
     checkpoints = _checkpoints(folder) if run.teachers is None else _checkpoints(folder) / CHECKPOINTS
+    if warm and not (warm := warm_start.is_kept(checkpoints / "refit")):  # written when a training is finished
+        progress.on_note("from scratch, for training.max_epochs at most: no finished training is kept")
+    if warm:
+        run = run.with_settings(run.settings.model_copy(update={"max_epochs": run.settings.warm_epochs}))
     learnt = learn(run, made, checkpoints, resume=resume, warm=warm, refit=True, progress=progress)
     model = _as_trained(run, learnt, version, is_warm=warm)
     shutil.rmtree(folder / REFITTED_FOLDER, ignore_errors=True)  # of another version from now on
@@ -81,6 +85,7 @@ def refit(run: Run, folder: Path, *, resume: bool, progress: Progress) -> Traine
         )
     checkpoints = _checkpoints(folder)
     if not resume:
+        forget(checkpoints / "whole")
         run.reader.extent.write(checkpoints / WHOLE_LOG)
     phases = Phases(run=run, folder=checkpoints, resume=resume, warm=measured.is_warm, progress=progress)
     recommender, prepared = phases.refit(whole(run.log), measured.best_epoch, "whole")
@@ -158,6 +163,8 @@ def learn(
     Without `refit` the searched model itself is the result: leave-one-out fits on train only.
     """
     if not resume:
+        for phase in ("search", "refit"):  # else --resume would meet one of the training before
+            forget(folder / phase)
         run.reader.extent.write(folder / LOG)
     phases = Phases(run=run, folder=folder, resume=resume, warm=warm, progress=progress)
     searched = phases.search(made.validation)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from datetime import timedelta
 from pathlib import Path
@@ -90,6 +91,9 @@ def test_an_interrupted_training_goes_on_with_its_log(tmp_path: Path) -> None:
         raise KilledError
 
     events, training = write_log(tmp_path / "events", 0.95), tmp_path / "training"
+    of_the_training_before = training / "checkpoints" / "refit" / "last.npz"
+    of_the_training_before.parent.mkdir(parents=True)
+    np.savez(of_the_training_before, state=json.dumps({"fingerprint": "of another log", "done_epochs": 1}))
     short = SMALL.model_copy(update={"max_epochs": 2})
     with pytest.raises(KilledError):
         workflow.train(

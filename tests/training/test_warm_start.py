@@ -6,6 +6,7 @@ import shutil
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +16,9 @@ from feature_repo.log.event_log import EventLog
 from tests.training.conftest import SMALL, START, VERSION, Trained, run_on, write_log
 from training import workflow
 from training.fitting import warm_start
+from training.fitting.checkpoint import Checkpoints
 from training.fitting.progress import Progress
+from training.fitting.runs import Run
 from training.fitting.warm_start import Names
 from training.model import Recommender, build
 from training.network.shape import ModelShape
@@ -76,6 +79,30 @@ def test_without_a_file_that_can_be_read_it_is_from_scratch(kept: Path, damage: 
     file = kept / warm_start.FILE
     file.unlink() if damage == "missing" else file.write_bytes(file.read_bytes()[:50])
     assert warm_start.start_from(kept, filled(SHAPE, 0.0), names("a", "b")).startswith("from scratch: ")
+
+
+def test_a_training_that_is_killed_leaves_it_to_the_next(kept: Path) -> None:
+    Checkpoints(directory=kept, fingerprint="of the training that is killed").start()
+    assert warm_start.start_from(kept, filled(SHAPE, 0.0), names("a", "b")).startswith("from the last training's")
+
+
+def test_the_first_training_of_all_has_all_epochs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, later = tmp_path / "first", tmp_path / "later"
+    finished = later / "checkpoints" / "refit" / warm_start.FILE
+    finished.parent.mkdir(parents=True)
+    finished.touch()
+    begun: list[tuple[int, bool]] = []
+
+    def learn(run: Run, *_: Any, warm: bool, **__: Any) -> None:
+        begun.append((run.settings.max_epochs, warm))
+        raise InterruptedError
+
+    monkeypatch.setattr(workflow, "learn", learn)
+    run = run_on(write_log(tmp_path / "events", 0.95))
+    for folder in (first, later):
+        with pytest.raises(InterruptedError):
+            workflow.train(run, folder, version=VERSION, resume=False, warm=True, progress=Progress())
+    assert begun == [(SMALL.max_epochs, False), (SMALL.warm_epochs, True)]
 
 
 def test_a_log_that_went_on_is_learnt_in_fewer_epochs(trained: Trained, tmp_path: Path) -> None:

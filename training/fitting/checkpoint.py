@@ -7,12 +7,15 @@ import shutil
 import zipfile
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import keras
 import numpy as np
 
 from feature_repo.errors import LongtailError
+
+LAST: Final = "last.npz"
+BEST: Final = "best.npz"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +52,7 @@ class Checkpoints:
 
     def start(self) -> Checkpoint:
         """Forgets what an earlier run left."""
-        shutil.rmtree(self.directory, ignore_errors=True)
+        forget(self.directory)
         return Checkpoint(fingerprint=self.fingerprint)
 
     def save(self, model: keras.Model, state: Checkpoint) -> None:
@@ -62,12 +65,12 @@ class Checkpoints:
         if state.best_epoch == state.done_epochs:
             best = self.directory / ".best.npz"
             shutil.copyfile(draft, best)
-            best.replace(self.directory / "best.npz")
-        draft.replace(self.directory / "last.npz")
+            best.replace(self.directory / BEST)
+        draft.replace(self.directory / LAST)
 
     def restore(self, model: keras.Model) -> Checkpoint:
         """Puts the model and its optimizer where the last epoch left them; a fresh start where there is none."""
-        path = self.directory / "last.npz"
+        path = self.directory / LAST
         if not path.exists():
             return self.start()
         with _opened(path) as arrays:
@@ -84,13 +87,19 @@ class Checkpoints:
 
     def restore_best(self, model: keras.Model) -> None:
         """Gives the model the weights of the best epoch."""
-        with _opened(self.directory / "best.npz") as arrays:
+        with _opened(self.directory / BEST) as arrays:
             _assign(model.variables, arrays, "model")
+
+
+def forget(directory: Path) -> None:
+    """Of the run in a folder; what a warm start begins from stays there until it is replaced."""
+    for name in (LAST, BEST):
+        (directory / name).unlink(missing_ok=True)
 
 
 def kept_state(directory: Path) -> Checkpoint | None:
     """Where the run in a folder stands, whosever it is; None where none has finished an epoch."""
-    path = directory / "last.npz"
+    path = directory / LAST
     if not path.exists():
         return None
     with _opened(path) as arrays:

@@ -43,6 +43,11 @@ def keep(directory: Path, recommender: Recommender, names: Names) -> None:
     draft.replace(directory / FILE)
 
 
+def is_kept(directory: Path) -> bool:
+    """Whether a training left something to start from."""
+    return (directory / FILE).exists()
+
+
 def start_from(directory: Path, recommender: Recommender, names: Names) -> str:
     """Gives the recommender the weights kept there, or leaves it as it is. Says which."""
     try:
