@@ -106,6 +106,15 @@ def is_refitted(folder: Path) -> bool:
     return (folder / REFITTED_FOLDER).exists()
 
 
+def check_exported(folder: Path, version: int, *, is_refitted_export: bool) -> None:
+    """Raises LongtailError where a version was refitted after its export: its users' own weights are others now."""
+    if is_refitted(folder) and not is_refitted_export and artifact.version_of(folder / REFITTED_FOLDER) == version:
+        raise LongtailError(
+            f"version {version} was refitted after it was exported, and its users' own weights are others now; run "
+            "`longtail export` again, then publish"
+        )
+
+
 def to_serve(folder: Path) -> Path:
     """Where the model lies that is exported."""
     return folder / (REFITTED_FOLDER if is_refitted(folder) else MODEL_FOLDER)

@@ -70,12 +70,15 @@ def publish(
     """
     settings: Settings = context.obj
     quiet()
+    from training import workflow
+    from training.export.serving_contract import measured_path
     from training.release import dossier, gate
     from training.release import publish as publishing
     from training.reports import reporting
 
     exported = publishing.latest_export(settings.state.exports)
     version = publishing.check_export(exported)
+    workflow.check_exported(settings.state.training, version, is_refitted_export=measured_path(exported).exists())
     report = reporting.last_report(settings.state.training, version)
     stable = stable_version(settings)
     published = publishing.in_service(settings.state.models, user_weights=user_weights_file(settings), stable=stable)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import shlex
+import signal
 import subprocess
 import sys
 import time
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from cli.settings import Settings
     from training.release.retraining import News
 
+COMMAND = (sys.executable, "-P", "-m", "cli.main")
 TRAIN = ("train",)
 REFIT = ("refit",)
 STEPS = (
@@ -100,10 +102,11 @@ def retrain(
 
     if label and settings.training.model_config_file is None:
         raise LongtailError("--label needs training.model_config_file, the model server's --model_config_file")
-    with alone(settings.state.training):
+    signal.signal(signal.SIGTERM, _end)
+    with alone(settings.state.training) as lock:
         while True:
             try:
-                _retrain_if_due(settings, min_events=min_events, label=label, warm=warm, distil=distil)
+                _retrain_if_due(settings, lock, min_events=min_events, label=label, warm=warm, distil=distil)
             except LongtailError as error:
                 if every_hours is None:
                     raise
@@ -113,7 +116,12 @@ def retrain(
             time.sleep(every_hours * 3600)
 
 
-def _retrain_if_due(settings: Settings, *, min_events: int, label: str, warm: bool, distil: bool) -> None:
+def _end(*_: object) -> NoReturn:
+    """Takes the step at work along: `subprocess.run` kills it when it is left by an exception."""
+    raise SystemExit(128 + signal.SIGTERM)
+
+
+def _retrain_if_due(settings: Settings, lock: int, *, min_events: int, label: str, warm: bool, distil: bool) -> None:
     news = _news(settings)
     typer.echo(f"{datetime.now(UTC):%Y-%m-%d %H:%M} {news}")
     if news.events < min_events:
@@ -121,9 +129,9 @@ def _retrain_if_due(settings: Settings, *, min_events: int, label: str, warm: bo
         return
     is_refitted = settings.training.refit and not distil  # a student has nobody to learn the test from
     for step in STEPS if is_refitted else [step for step in STEPS if step != REFIT]:
-        _run(settings, (*step, "--warm") if warm and step == TRAIN else step)
+        _run(settings, (*step, "--warm") if warm and step == TRAIN else step, lock)
         if distil and step == TRAIN:
-            _run(settings, (*TRAIN, "--distil"))
+            _run(settings, (*TRAIN, "--distil"), lock)
     if label:
         from training.release import publish as publishing
 
@@ -140,10 +148,11 @@ def _news(settings: Settings) -> News:
     return news_since(settings.state.events, None if published is None else published.directory)
 
 
-def _run(settings: Settings, step: tuple[str, ...]) -> None:
+def _run(settings: Settings, step: tuple[str, ...], lock: int) -> None:
+    """The step has the lock too: should it outlive us, no other retraining begins beside it."""
     arguments = ("--state-dir", str(settings.state_dir), *step)
     typer.secho(f"$ longtail {shlex.join(arguments)}", dim=True)
-    if code := subprocess.run([sys.executable, "-P", "-m", "cli.main", *arguments], check=False).returncode:
+    if code := subprocess.run([*COMMAND, *arguments], check=False, pass_fds=(lock,)).returncode:
         raise LongtailError(f"`longtail {shlex.join(step)}` ended with exit code {code}; what is in service stays")
 
 

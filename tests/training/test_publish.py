@@ -14,6 +14,7 @@ import pytest
 from feature_repo.contract import USER_WEIGHTS
 from feature_repo.errors import LongtailError
 from tests.training.conftest import VERSION, Trained
+from training import artifact, workflow
 from training.release import publish as publishing
 
 
@@ -69,3 +70,13 @@ def test_user_weights_are_rows_of_their_view(trained: Trained, tmp_path: Path) -
     assert set(table.column_names) == {"user_id", "event_timestamp", *USER_WEIGHTS.feature_names()}
     np.testing.assert_array_equal(np.array(table["delta"].to_pylist(), np.float32), weights.weights)
     assert set(table["model_version"].to_pylist()) == {VERSION}
+
+
+def test_an_export_from_before_its_refit_is_refused(tmp_path: Path) -> None:
+    refitted = tmp_path / "refitted" / "model.json"
+    refitted.parent.mkdir()
+    refitted.write_text(json.dumps({"format": artifact.FORMAT, "version": VERSION}))
+    with pytest.raises(LongtailError, match="run `longtail export` again"):
+        workflow.check_exported(tmp_path, VERSION, is_refitted_export=False)
+    workflow.check_exported(tmp_path, VERSION, is_refitted_export=True)
+    workflow.check_exported(tmp_path, VERSION + 1, is_refitted_export=False)

@@ -47,16 +47,20 @@ def news_since(events: Path, in_service: Path | None) -> News:
 
 
 @contextmanager
-def alone(training: Path, work: str = "retraining") -> Iterator[None]:
-    """Raises LongtailError while another process is inside; a killed one leaves nothing to clean up."""
+def alone(training: Path, work: str = "retraining") -> Iterator[int]:
+    """Raises LongtailError while another process is inside; a killed one leaves nothing to clean up.
+
+    Gives the descriptor of the lock: a process that inherits it is inside too.
+    """
     training.mkdir(parents=True, exist_ok=True)
     with (training / f".{work}.lock").open("a+") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             lock.seek(0)
-            raise LongtailError(f"another {work} is at work (process {lock.read().strip() or 'unknown'})") from None
+            process = lock.read().strip() or "unknown"
+            raise LongtailError(f"another {work} is at work (process {process}, or a step it began)") from None
         lock.truncate(0)
         lock.write(str(os.getpid()))
         lock.flush()
-        yield
+        yield lock.fileno()
