@@ -177,8 +177,10 @@ class TrainingSettings(BaseModel):
         description="How `export` keeps the large tables: `none`, `float16`, `int8` or `pq` (product quantization of "
         "the items' vectors). `evaluate` measures the model as it is then.",
     )
-    candidate_buckets: tuple[int, ...] = Field(
-        (16, 50, 100, 200, 500, 1000), description="Numbers of candidates that are warmed up; callers pad to one."
+    candidate_buckets: tuple[Annotated[int, Field(ge=1)], ...] = Field(
+        (16, 50, 100, 200, 500, 1000),
+        min_length=1,
+        description="Numbers of candidates that are warmed up; callers pad to one.",
     )
 
     @field_validator("missing_values", mode="before")

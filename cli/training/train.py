@@ -51,6 +51,7 @@ def train(
     quiet()
     from feature_repo.log.catalogue import catalogue_file
     from training import workflow
+    from training.examples.split import times_note
     from training.fitting import runs
 
     training = settings.state.training
@@ -60,6 +61,8 @@ def train(
     )
     if run.refused is not None:
         typer.echo(f"{chosen.impressions}: {len(run.refused)} items shown and not chosen", err=True)
+    if note := times_note(run.log):
+        typer.echo(f"note: {note}", err=True)
     if distil:
         run = workflow.student_run(run, training)
     version = workflow.new_version(datetime.now(UTC))

@@ -9,12 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 import tensorflow as tf
+from pydantic import ValidationError
 
 from feature_repo.contract import HISTORY_LENGTH, MODEL_USER_FEATURES
 from longtail.tfserving import message_class
 from tests.training.conftest import SMALL, VERSION, Trained
 from training import artifact
 from training.export.served_model import served
+from training.settings import TrainingSettings
 
 WIDTH = SMALL.embedding_size
 USER_INPUTS = {
@@ -26,6 +28,12 @@ USER_INPUTS = {
     "user_weights_version": (tf.int64, [None]),
 }
 Rank = Callable[..., np.ndarray]
+
+
+@pytest.mark.parametrize("buckets", [(), (0,), (-3, 16)])
+def test_numbers_of_candidates_that_nobody_can_ask_are_refused(buckets: tuple[int, ...]) -> None:
+    with pytest.raises(ValidationError, match="candidate_buckets"):
+        TrainingSettings(candidate_buckets=buckets)
 
 
 @pytest.fixture(scope="module")

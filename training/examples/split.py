@@ -8,7 +8,7 @@ new item is the target and the one before is validation.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
 
 import numpy as np
 
@@ -57,9 +57,9 @@ def split(log: Engagements, name: SplitName, settings: TrainingSettings) -> Spli
         if not len(question.moments):
             raise LongtailError(
                 f"the {name} split leaves no user to ask in its {question.name} part: it needs users with events "
-                f"before the cut who met an item afterwards that existed before; the log has "
-                f"{len(log.user_ids)} users and {len(log)} engagements from {_day(log.time_us.min())} "
-                f"to {_day(log.time_us.max())}; "
+                f"before the cut who met an item afterwards that is new to them and existed before; the log has "
+                f"{len(log.user_ids)} users and {len(log)} engagements, {int(log.first_of_each_item().sum())} of them "
+                f"with an item new to the user, from {_day(log.time_us.min())} to {_day(log.time_us.max())}; "
                 "import a longer log, or move training.validation_from and training.test_from"
             )
     return made
@@ -150,6 +150,22 @@ def _last(fit: Engagements, history: Engagements, targets: Engagements, name: st
         target_row=np.arange(len(targets)),
         target_item=targets.item,
         target_time_us=targets.time_us,
+    )
+
+
+COUNTING_FROM: Final = 0.95  # of users who begin at the very same time
+
+
+def times_note(log: Engagements) -> str:
+    """What to do where times seem to be places in each user's order, counted from the first; empty where not."""
+    first_us = log.time_us[log.starts[:-1]]
+    share = float((first_us == first_us.min()).mean())
+    if share < COUNTING_FROM or first_us.min() == log.time_us.max():
+        return ""
+    return (
+        f"{share:.0%} of the users have their first event at the same time, {_day(first_us.min())}: where times are "
+        "places in an order, validation and test ask long histories alone; count back from each user's last event "
+        "instead, see docs/data.md"
     )
 
 

@@ -49,6 +49,8 @@ def train(reader: ReturnsReader, *, horizon_days: float, as_of: datetime | None 
     if first is None:
         raise ReturnsError("the event log is empty; fill it with `longtail data import`")
     end = min(last + timedelta(microseconds=1), as_of) if as_of is not None else last + timedelta(microseconds=1)
+    if end <= first:
+        raise ReturnsError(f"--as-of {end.isoformat()} is not after the first event, of {first.isoformat()}")
     times = moments(first, end, horizon_days=horizon_days, most=MOMENTS)
     if not times:
         raise ReturnsError(

@@ -163,6 +163,12 @@ def test_a_log_that_cannot_teach_is_explained(tmp_path: Path, days: int, said: s
         trained(tmp_path)
 
 
+def test_a_moment_before_the_log_is_named(tmp_path: Path) -> None:
+    reader = open_returns(world(tmp_path / "log", users=1, has_signal=True), FeatureSettings())
+    with pytest.raises(LongtailError, match=r"2020-01-01.* is not after the first event"):
+        train(reader, horizon_days=14, as_of=datetime(2020, 1, 1, tzinfo=UTC))
+
+
 def test_bgnbd_on_cdnow_is_as_likely_as_that_of_the_lifetimes_library() -> None:
     """lifetimes 0.11.3, BetaGeoFitter without a penalty, on the same arrays: weeks, up to 1997-09-30."""
     log = pd.read_parquet(reference_file("cdnow/transactions.parquet")).dropna()
