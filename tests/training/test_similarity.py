@@ -105,6 +105,16 @@ def test_content_brings_items_of_a_category_together(tmp_path: Path) -> None:
     assert not found[D].any()
 
 
+def test_words_that_no_space_parts_bring_items_together(tmp_path: Path) -> None:
+    names = {"a": "红色运动鞋", "b": "男士运动鞋", "c": "蓝色毛衣", "d": "รองเท้ากีฬา", "e": "เสื้อกันหนาว"}
+    items = pd.DataFrame({"item_id": list(names), "title": list(names.values()), "categories": None, "text": None})
+    items.assign(price=np.nan).to_parquet(tmp_path / "items.parquet")
+    vectors = item_vectors(tmp_path / "items.parquet", np.array(list(names), object)).values
+    found = (vectors @ vectors.T).toarray()
+    assert found[A, B] > 0.5
+    assert found[A, C] == found[B, C] == 0
+
+
 def test_without_a_catalogue_content_says_nothing(tmp_path: Path) -> None:
     vectors = item_vectors(tmp_path / "none.parquet", np.array(["a", "b"], object))
     assert not dense(similarity.content(vectors.values)).any()

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -13,6 +14,8 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from training.vocabulary import FIRST_ROW
 
 MAX_TERMS = 20_000
+UNSPACED: Final = re.compile(r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff]{2,}")
+"""Thai, Lao, Burmese, Khmer, kana and Han: no spaces part their words, so that pairs of letters stand for them."""
 FIELDS = ["item_id", "title", "categories", "text", "price"]
 
 
@@ -55,7 +58,9 @@ def items_without(catalogue: Path | None, item_ids: np.ndarray) -> np.ndarray:
 
 def _terms(title: object, categories: object, text: object, decile: float) -> list[str]:
     """The words, with the field in front where a word means another thing there."""
-    words = [word for part in (title, text) if isinstance(part, str) for word in part.lower().split() if len(word) > 1]
+    texts = [part.lower() for part in (title, text) if isinstance(part, str)]
+    words = [word for part in texts for word in part.split() if len(word) > 1]
+    words += [run[at : at + 2] for part in texts for run in UNSPACED.findall(part) for at in range(len(run) - 1)]
     if isinstance(categories, np.ndarray):
         words += [f"category={category}" for category in categories if category]
     return words + ([f"price={int(decile)}"] if np.isfinite(decile) else [])
