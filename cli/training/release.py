@@ -74,7 +74,7 @@ def label(
 def retrain(
     context: typer.Context,
     *,
-    min_events: Annotated[int, typer.Option(min=0, help="Train when so many events are new.")] = 1000,
+    min_events: Annotated[int, typer.Option(min=0, help="Train when so many engagements are new.")] = 1000,
     every_hours: Annotated[
         float | None,
         typer.Option("--every-hours", min=0, help="Look again after so long, until Ctrl-C. Default: once."),
@@ -145,7 +145,7 @@ def _news(settings: Settings) -> News:
     config = model_config(settings)
     stable = None if config is None else config.labels().get("stable")
     published = publishing.in_service(settings.state.models, user_weights=user_weights_file(settings), stable=stable)
-    return news_since(settings.state.events, None if published is None else published.directory)
+    return news_since(settings.state.events, None if published is None else published.directory, settings.features)
 
 
 def _run(settings: Settings, step: tuple[str, ...], lock: int) -> None:

@@ -201,6 +201,6 @@ def test_settings_of_another_time_are_told(refitted: Refitted) -> None:
 
 def test_what_a_training_kept_for_its_test_is_no_news(trained: Trained, tmp_path: Path) -> None:
     events = Path(shutil.copytree(trained.folder / "events", tmp_path / "events"))
-    assert news_since(events, trained.exported).events == 0
+    assert news_since(events, trained.exported, FeatureSettings()).events == 0
     EventLog(events).append(NEWS)
-    assert news_since(events, trained.exported).events == 1
+    assert news_since(events, trained.exported, FeatureSettings()).events == 1

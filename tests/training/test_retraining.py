@@ -8,12 +8,16 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
 from feature_repo.errors import LongtailError
-from training.release.retraining import alone
+from feature_repo.events import Event
+from feature_repo.log.event_log import EventLog
+from feature_repo.settings import FeatureSettings
+from training.release.retraining import alone, news_since
 
 RETRAIN = """
 import sys
@@ -39,6 +43,18 @@ def begun(tmp_path: Path) -> Iterator[Begun]:
         for one in (step, process.pid):
             with suppress(ProcessLookupError):
                 os.kill(one, signal.SIGKILL)
+
+
+def test_what_was_shown_is_no_news(tmp_path: Path) -> None:
+    now = datetime(2026, 1, 1, tzinfo=UTC)
+    kinds = ["view", *["exposure"] * 50, "purchase"]
+    EventLog(tmp_path).append(
+        [
+            Event(event_id=str(n), user_id="u", item_id="i", event_type=kind, event_time=now)
+            for n, kind in enumerate(kinds)
+        ]
+    )
+    assert news_since(tmp_path, None, FeatureSettings()).events == 2
 
 
 def test_sigterm_takes_the_step_along(begun: Begun, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import ibis
 
 from feature_repo.errors import LongtailError
 from feature_repo.log.event_log import EventLog
+from feature_repo.settings import FeatureSettings
 from training.export import serving_contract
 
 
@@ -21,21 +22,26 @@ from training.export import serving_contract
 class News:
     """What came in since the version in service was trained. `since` is missing when nothing is in service."""
 
-    events: int
+    events: int  # engagements
     since: datetime | None
 
     def __str__(self) -> str:
         """
         >>> str(News(events=3, since=None))
-        '3 events, and no model in service'
+        '3 engagements, and no model in service'
         """
         if self.since is None:
-            return f"{self.events} events, and no model in service"
-        return f"{self.events} events since {self.since:%Y-%m-%d %H:%M}, where the log of the model in service ended"
+            return f"{self.events} engagements, and no model in service"
+        return (
+            f"{self.events} engagements since {self.since:%Y-%m-%d %H:%M}, where the log of the model in service ended"
+        )
 
 
-def news_since(events: Path, in_service: Path | None) -> News:
-    """Counts the events after the log that the SavedModel in service was split from, or all without one."""
+def news_since(events: Path, in_service: Path | None, features: FeatureSettings) -> News:
+    """Counts the engagements after the log that the SavedModel in service was split from, or all without one.
+
+    What was shown or sent teaches nothing by itself, and there is far more of it.
+    """
     since = None
     if in_service is not None:
         contract = serving_contract.read_contract(in_service)
@@ -43,7 +49,9 @@ def news_since(events: Path, in_service: Path | None) -> News:
     con = ibis.duckdb.connect()
     log = EventLog(events).table(con)
     counted = log if since is None else log.filter(log.event_time >= since)
-    return News(events=int(counted.count().execute()), since=since)
+    by_type = counted.group_by("event_type").agg(events=counted.count()).execute()
+    of_weight = [features.weight(kind) > 0 for kind in by_type["event_type"]]
+    return News(events=int(by_type["events"][of_weight].sum()), since=since)
 
 
 @contextmanager

@@ -58,6 +58,8 @@ def train(reader: ReturnsReader, *, horizon_days: float, as_of: datetime | None 
         )
     by_moment = [_without_contacts(reader.at(at, horizon_days=horizon_days, until=end)) for at in times]
     now = reader.at(end, horizon_days=horizon_days, until=end)
+    if not len(now):
+        raise ReturnsError("nobody did anything: the event log has only what was shown, sent or opted; import events")
     judged_at = times[-1]
     horizon = timedelta(days=horizon_days)
     past = [one for at, one in zip(times, by_moment, strict=True) if at + horizon <= judged_at]

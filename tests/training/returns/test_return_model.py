@@ -163,6 +163,14 @@ def test_a_log_that_cannot_teach_is_explained(tmp_path: Path, days: int, said: s
         trained(tmp_path)
 
 
+def test_where_nobody_did_anything_no_empty_view_is_written(tmp_path: Path) -> None:
+    at = [START + timedelta(days=day) for day in range(60)]
+    ids = {"user_id": "u", "item_id": "i", "event_type": "exposure"}
+    EventLog(tmp_path).append([Event(event_id=f"{n}", event_time=at[n], **ids) for n in range(60)])  # type: ignore[arg-type]
+    with pytest.raises(LongtailError, match="nobody did anything"):
+        trained(tmp_path)
+
+
 def test_a_moment_before_the_log_is_named(tmp_path: Path) -> None:
     reader = open_returns(world(tmp_path / "log", users=1, has_signal=True), FeatureSettings())
     with pytest.raises(LongtailError, match=r"2020-01-01.* is not after the first event"):
