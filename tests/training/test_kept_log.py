@@ -56,10 +56,11 @@ def test_a_model_is_asked_about_the_log_it_was_split_from(state: Path, trained: 
     )
 
 
-def test_the_command_measures_it_while_events_come_in(state: Path) -> None:
+def test_the_command_measures_it_while_events_come_in(state: Path, trained: Trained) -> None:
     said = CliRunner().invoke(app, ["--state-dir", str(state), "evaluate"])
     assert said.exit_code == 0, said.output
-    assert (state / "training" / "report.json").exists()
+    report = json.loads((state / "training" / "report.json").read_text())
+    assert report["settings"] == trained.model.settings  # and not those that the command has
 
 
 def test_the_log_of_now_is_not_the_one_it_was_split_from(state: Path, trained: Trained) -> None:

@@ -13,7 +13,6 @@ from training import artifact, workflow
 from training.evaluation.assessment import MODEL, Assessment, report_of
 from training.examples.split import Question, SplitName
 from training.export.stored_tables import as_served
-from training.fitting.distillation import student_settings
 from training.fitting.progress import Progress
 from training.fitting.runs import Run
 from training.network.compression import Compression
@@ -59,13 +58,14 @@ def evaluate(
             also = {} if trouble else {INCUMBENT: published.scorer}
         question, assessment = examination.evaluate(run, model, k=k, also=also)
         curve, best_epoch, version, out = model.curve, model.best_epoch, model.version, folder
-        tried, teacher = model.settings.get("configurations_tried", 1), model.teacher
+        tried, teacher, settings = model.settings.get("configurations_tried", 1), model.teacher, model.settings
     else:
         question, assessment, learnt = examination.evaluate_leave_one_out(
             run, folder / "checkpoints", resume=resume, progress=progress, k=k
         )
         curve, best_epoch, version = learnt.curve, learnt.best_epoch, 0
         out, tried, teacher = folder / "leave-one-out", run.settings.configurations_tried, None
+        settings = run.settings.model_dump(mode="json")
     fit = question.fit
     described = {
         "split": split,
@@ -83,7 +83,7 @@ def evaluate(
         "teacher": teacher,
         "dormant_after_days": run.settings.dormant_after_days,
         "returning_after_days": run.settings.returning_after_days,
-        "settings": (student_settings(run.settings) if teacher else run.settings).model_dump(mode="json"),
+        "settings": settings,
         INCUMBENT: compared,
         "examples": examples_of(run, question, assessment),
     } | report_of(assessment)
