@@ -141,27 +141,30 @@ class Recommender(keras.Model):  # type: ignore[misc]  # the library ships no ty
 
     def _packed(self, inputs: Tensors, training: bool) -> dict[str, Any]:
         """At some tokens of packed rows, each a moment: as if the row began there; see training.examples.sequences."""
-        tokens, users = self.encoder.packed(inputs, self.items(inputs["items"], training=training), training=training)
+        said = self.items.said_of_all()
+        behaviours = self.items(inputs["items"], training=training, said=said)
+        tokens, users = self.encoder.packed(inputs, behaviours, training=training)
         seen, known = ops.stop_gradient(tokens), ops.stop_gradient(users)  # the head does not pull at what it reads
         moment = inputs["moment"]  # int32 [rows, moments], a token of the row
         segment = inputs["segment"]
-        count, place = ops.shape(segment)[1], ops.arange(ops.shape(segment)[1])
+        place = ops.arange(ops.shape(segment)[1])
         own = ops.take_along_axis(segment, moment, axis=1)  # [rows, moments]
         sees = ops.logical_and(ops.equal(segment[:, None], own[..., None]), place >= moment[..., None])
         embedding = ops.take_along_axis(known, moment[..., None], axis=1)  # [rows, moments, width]
-        moments = ops.shape(moment)[1]
         width = self.model_shape.embedding_size
         flat = EncodedUser(
-            tokens=ops.reshape(ops.repeat(seen, moments, axis=0), (-1, count, width)),
-            is_token=ops.reshape(sees, (-1, count)),
+            tokens=seen,  # once for the moments of a row
+            is_token=sees,
             embedding=ops.reshape(embedding, (-1, width)),
             popularity_weights=self.popularity_weights(ops.reshape(embedding, (-1, width))),
         )
         items = ops.reshape(inputs["candidate_items"], (-1, ops.shape(inputs["candidate_items"])[-1]))
         popularity = ops.reshape(inputs["candidate_popularity"], (-1, ops.shape(items)[1], len(POPULARITY_FEATURES)))
-        vectors = ops.stop_gradient(self.items(items))
+        vectors = ops.stop_gradient(self.items(items, said=said))
         weights = self.user_weights(ops.reshape(inputs["user"], (-1,)))
-        return self.logits(flat, self.bias(items), vectors, popularity, user_weights=weights) | {"users": users}
+        answers = self.logits(flat, self.bias(items), vectors, popularity, user_weights=weights)
+        answers["users"] = users
+        return answers if said is None else answers | {"said": said}
 
     def compute_loss(
         self, x: Any = None, y: Any = None, y_pred: Any = None, sample_weight: Any = None, training: bool = True
@@ -169,17 +172,18 @@ class Recommender(keras.Model):  # type: ignore[misc]  # the library ships no ty
         """What `training.network.objective` makes of it."""
         return self.objective.value(self, x, y, y_pred, training=training)
 
-    def sequence_logits(self, x: Tensors, users: Any, training: bool = False) -> tuple[Any, Any]:
+    def sequence_logits(self, x: Tensors, packed: Tensors, training: bool = False) -> tuple[Any, Any]:
         """Of what came next [tokens], and of the items that the batch shares [tokens, negatives], at every token.
 
-        users [rows, tokens, width] are those that `call` gives of packed rows.
+        `packed` is what `call` gives of packed rows.
         """
-        users = ops.reshape(users, (-1, self.model_shape.embedding_size))
+        users = ops.reshape(packed["users"], (-1, self.model_shape.embedding_size))
         targets, negatives = ops.reshape(x["targets"], (-1,)), ops.reshape(x["negatives"], (-1,))
         bias = ops.cast(self.item_bias(negatives)[:, 0], "float32")
-        vectors = self.items(negatives, training=training)  # [negatives, width]
+        said = packed.get("said")
+        vectors = self.items(negatives, training=training, said=said)  # [negatives, width]
         negative = ops.cast(ops.matmul(users, ops.transpose(vectors)), "float32") + bias
-        positive = ops.cast(ops.sum(users * self.items(targets, training=training), axis=-1), "float32")
+        positive = ops.cast(ops.sum(users * self.items(targets, training=training, said=said), axis=-1), "float32")
         return positive + ops.cast(self.item_bias(targets)[:, 0], "float32"), negative
 
     def get_config(self) -> dict[str, Any]:
@@ -190,8 +194,8 @@ class Recommender(keras.Model):  # type: ignore[misc]  # the library ships no ty
 class EncodedUser:
     """What the history became."""
 
-    tokens: Any  # [batch, 1 + history, width]
-    is_token: Any  # [batch, 1 + history]
+    tokens: Any  # [batch, 1 + history, width]; of packed rows [rows, tokens, width]
+    is_token: Any  # [batch, 1 + history]; [rows, moments, tokens]
     embedding: Any  # [batch, width]
     popularity_weights: Any  # [batch, P]
 

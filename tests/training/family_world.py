@@ -12,7 +12,7 @@ from training.examples.lessons import AnyExamples, make_examples
 from training.examples.preparation import Preparation, prepare
 from training.examples.sequences import PackedRows, SequenceExamples
 from training.fitting.devices import divisible, use
-from training.fitting.untrained import new_recommender
+from training.fitting.untrained import DenseAdam, new_recommender
 from training.log.engagements import Engagements, from_rows
 from training.model import Recommender
 from training.settings import TrainingSettings
@@ -75,7 +75,7 @@ def packed_world(devices: int = 1) -> tuple[PackedRows, Recommender]:
 
 def losses(rows: PackedRows, recommender: Recommender) -> np.ndarray:
     batch, labels = divisible(*rows.batch(np.arange(len(rows)), np.random.default_rng(0)))
-    recommender.compile(keras.optimizers.Adam(1e-3), jit_compile=keras.backend.backend() == "jax")
+    recommender.compile(DenseAdam(1e-3), jit_compile=keras.backend.backend() == "jax")
     return np.array([float(recommender.train_on_batch(batch, labels)) for _ in range(4)])
 
 

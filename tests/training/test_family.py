@@ -33,7 +33,7 @@ from training.fitting.progress import Progress
 from training.fitting.untrained import new_recommender
 from training.log.engagements import from_rows
 from training.model import build, example_inputs
-from training.network import losses
+from training.network import items, losses
 from training.network.items import item_terms
 from training.network.shape import EncoderName, ModelShape
 from training.reports import examination
@@ -254,6 +254,19 @@ def test_a_folded_table_gives_the_same_scores() -> None:
     cold = np.asarray(plain.items.embeddings)[-2:]
     meanings = np.asarray(recommender.items.terms)
     np.testing.assert_allclose(cold[0], terms.weights[11] @ meanings[terms.ids[11]], atol=1e-6)
+
+
+def test_what_is_said_of_all_items_at_once_is_what_is_said_of_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    said = sp.csr_array(np.random.default_rng(0).random((13, 5)).astype(np.float32))
+    shape = ModelShape(num_users=2, num_items=11, encoder="transformer", embedding_size=8, num_heads=2)
+    table = build(replace(shape, num_terms=5, terms_per_item=3)).items
+    table.know(item_terms(said, np.array(list("abcde")), np.array([], object), most=3))
+    rows = np.array([[2, 3, 2], [12, 0, 7]], np.int32)
+    of_each = np.asarray(table(rows))
+    assert np.abs(of_each - np.asarray(table.embeddings)[rows]).max() > 0.01  # something is said
+    np.testing.assert_allclose(np.asarray(table(rows, said=table.said_of_all())), of_each, atol=1e-6)
+    monkeypatch.setattr(items, "SAID_AT_ONCE", 12)
+    assert table.said_of_all() is None  # 13 rows
 
 
 @pytest.mark.parametrize("encoder", ["attention", "transformer"])

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import keras
+from keras import ops
 
 from training.examples.lessons import AnyExamples
 from training.examples.preparation import Preparation
@@ -58,8 +61,20 @@ def new_recommender(
     )
     recommender.compile(
         # AdamW where there is a decay; one of 0 would be traced and computed for every variable
-        optimizer=keras.optimizers.Adam(rate, weight_decay=settings.weight_decay or None),
+        optimizer=DenseAdam(rate, weight_decay=settings.weight_decay or None),
         jit_compile=keras.backend.backend() == "jax",  # it is nothing without; the others are no faster for it on CPU
     )
     recommender.optimizer.build(recommender.trainable_variables)  # else the step is traced once more when it has been
     return recommender
+
+
+class DenseAdam(keras.optimizers.Adam):  # type: ignore[misc]  # the library ships no types
+    """Adam that adds up what a table's row is told at its several places in a batch before it squares the sum.
+
+    On TensorFlow the gradient of a look-up is a list of rows, of which Keras squares each and adds the squares up,
+    besides adding up the rows where it needs them; other backends give it one gradient of the whole table, as here.
+    """
+
+    def apply(self, grads: Any, trainable_variables: Any = None) -> Any:
+        dense = [None if each is None else ops.add(each, 0.0) for each in grads]
+        return super().apply(dense, trainable_variables)

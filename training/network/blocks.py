@@ -111,11 +111,11 @@ class SequenceBlock(keras.layers.Layer):  # type: ignore[misc]  # the library sh
 
     def _attend(self, rows: Any, count: Any, mask: Any, training: bool) -> Any:
         joint = ops.reshape(self.projections(rows), (-1, count, 3, self.heads, self.head_width))
-        joint = ops.transpose(joint, (2, 0, 3, 1, 4))  # [3, batch, heads, tokens, head]
-        logits = ops.matmul(joint[0] / self.head_width**0.5, ops.transpose(joint[1], (0, 1, 3, 2)))
+        query, key, value = ops.unstack(ops.transpose(joint, (2, 0, 3, 1, 4)), 3)  # [batch, heads, tokens, head] each
+        logits = ops.matmul(query / self.head_width**0.5, ops.transpose(key, (0, 1, 3, 2)))
         logits = logits + ops.cast(self._distances(count), logits.dtype) + mask[:, None]
         weights = self.attention_dropout(ops.softmax(logits, axis=-1), training=training)
-        merged = ops.transpose(ops.matmul(weights, joint[2]), (0, 2, 1, 3))  # [batch, tokens, heads, head]
+        merged = ops.transpose(ops.matmul(weights, value), (0, 2, 1, 3))  # [batch, tokens, heads, head]
         return self.merge(ops.reshape(merged, (-1, self.heads * self.head_width)))
 
     def _distances(self, count: Any) -> Any:
@@ -165,21 +165,42 @@ class CandidateAttention(keras.layers.Layer):  # type: ignore[misc]  # the libra
 
         is_token: bool [batch, tokens]; user_weights: W_u [batch, width]; `known` is what `of_items` makes of the
         candidates, where that is at hand. One row of candidates for the whole batch is enough where all users are asked
-        about the same. The softmax is taken in odds against the candidate itself, so that each of the many pairs of
-        candidate and token is gone over as seldom as possible.
+        about the same. Where several moments of one history are asked, side by side in the batch, the history is given
+        once: [histories, tokens, width], with is_token [histories, moments, tokens]. The softmax is taken in odds
+        against the candidate itself, so that each of the many pairs of candidate and token is gone over as seldom as
+        possible.
         """
         query, own_value = self.of_items(candidates) if known is None else known
         weights = ops.matmul(user_weights, ops.transpose(self.output_projection))  # [batch, inner]
         weights = ops.transpose(ops.reshape(weights, (-1, self.heads, self.head_width, 1)), (1, 0, 2, 3))
-        key = self._heads(self.key, history)  # [heads, batch, tokens, head]
-        value = ops.matmul(self._heads(self.value, history), weights)  # [heads, batch, tokens, 1]
+        key, value = self._heads(self.key, history), self._heads(self.value, history)
+        key = ops.concatenate([key, ops.ones_like(key[..., :1])], axis=-1)
+        if len(is_token.shape) == 2:
+            value = ops.matmul(value, weights)  # [heads, batch, tokens, 1]
+            logits = ops.matmul(query, ops.transpose(key, (0, 1, 3, 2)))  # [heads, batch, candidates, tokens]
+        else:
+            value, logits = self._of_moments(query, key, value, weights)
+            is_token = ops.reshape(is_token, (-1, is_token.shape[-1]))
         ones = ops.ones_like(value)
-        key = ops.transpose(ops.concatenate([key, ones], axis=-1), (0, 1, 3, 2))
-        odds = ops.exp(ops.minimum(ops.matmul(query, key), LARGEST))  # [heads, batch, candidates, tokens]
+        odds = ops.exp(ops.minimum(logits, LARGEST))
         is_token = ops.cast(is_token, value.dtype)[None, :, :, None]
         past = ops.matmul(odds, ops.concatenate([value, ones], axis=-1) * is_token)  # [heads, batch, candidates, 2]
         attended = (ops.matmul(own_value, weights) + past[..., :1]) / (1.0 + past[..., 1:])
         return ops.sum(attended[..., 0], axis=0)
+
+    def _of_moments(self, query: Any, key: Any, value: Any, weights: Any) -> tuple[Any, Any]:
+        """Values [heads, batch, tokens, 1] and logits [heads, batch, candidates, tokens], of histories they share."""
+        histories, tokens, candidates = ops.shape(key)[1], ops.shape(key)[2], ops.shape(query)[2]
+        per_history = ops.reshape(weights, (self.heads, histories, -1, self.head_width))
+        values = ops.matmul(per_history, ops.transpose(value, (0, 1, 3, 2)))  # [heads, histories, moments, tokens]
+        queries = ops.reshape(query, (self.heads, histories, -1, self.head_width + 1))
+        logits = ops.matmul(
+            queries, ops.transpose(key, (0, 1, 3, 2))
+        )  # [heads, histories, moments × candidates, tokens]
+        return (
+            ops.reshape(values, (self.heads, -1, tokens, 1)),
+            ops.reshape(logits, (self.heads, -1, candidates, tokens)),
+        )
 
     def _heads(self, layer: Any, vectors: Any) -> Any:
         """[..., width] → [heads, ..., head]."""

@@ -19,6 +19,8 @@ from keras import ops
 from training.network.shape import ModelShape
 from training.vocabulary import FIRST_ROW, PADDING
 
+SAID_AT_ONCE = 16_384  # rows; about as many are asked for in a training step, most of them several times
+
 
 @dataclass(frozen=True, kw_only=True)
 class ItemTerms:
@@ -78,16 +80,26 @@ class ItemTable(keras.layers.Layer):  # type: ignore[misc]  # the library ships 
         self.term_ids.assign(terms.ids[: terms.num_warm_rows])
         self.term_weights.assign(terms.weights[: terms.num_warm_rows])
 
-    def call(self, rows: Any, training: bool = False) -> Any:
-        """int32 [...] → [..., width]."""
+    def call(self, rows: Any, training: bool = False, said: Any = None) -> Any:
+        """int32 [...] → [..., width]; `said` is what `said_of_all` gave, where it is at hand."""
         own = ops.take(self.embeddings, rows, axis=0)
         if not self.has_terms:
             return own
         if training and self.own_dropout > 0:
             is_kept = keras.random.uniform(ops.shape(own)[:-1], seed=self.seeds) >= self.own_dropout
             own = ops.where(is_kept[..., None], own, ops.zeros_like(own))
-        ids, weights = ops.take(self.term_ids, rows, axis=0), ops.take(self.term_weights, rows, axis=0)
-        return own + ops.sum(ops.take(self.terms, ids, axis=0) * weights[..., None], axis=-2)
+        if said is not None:
+            return own + ops.take(said, rows, axis=0)
+        return own + self._said(ops.take(self.term_ids, rows, axis=0), ops.take(self.term_weights, rows, axis=0))
+
+    def said_of_all(self) -> Any:
+        """Σ_t w_it T_t of every row [rows, width], for a step that asks for most of them; None of a large table."""
+        if not self.has_terms or self.term_ids.shape[0] > SAID_AT_ONCE:
+            return None
+        return self._said(self.term_ids, self.term_weights)
+
+    def _said(self, ids: Any, weights: Any) -> Any:
+        return ops.sum(ops.take(self.terms, ids, axis=0) * weights[..., None], axis=-2)
 
     def folded(self, terms: ItemTerms | None) -> np.ndarray:
         """One vector for each row, float32 [rows, width]; the cold items of `terms` follow the warm ones."""

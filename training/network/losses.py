@@ -37,7 +37,7 @@ def without_own(logits: Any, items: Any, targets: Any) -> Any:
     items: [negatives]; targets: [users].
     """
     is_none = ops.logical_or(ops.equal(items[None, :], targets[:, None]), ops.equal(items, PADDING)[None, :])
-    return ops.where(is_none, FAR_BELOW, logits)
+    return logits + ops.where(is_none, FAR_BELOW, 0.0)  # added, so that there is nothing to select on the way back
 
 
 def weighted_mean(values: Any, weight: Any) -> Any:

@@ -79,7 +79,7 @@ class Objective:
         self, recommender: Recommender, x: Tensors, y_pred: Tensors, told: Tensors, training: bool
     ) -> Any:
         """What came next at every token of the rows that has an answer; `told` are the teacher's answers, if any."""
-        positive, shared = recommender.sequence_logits(x, y_pred["users"], training)
+        positive, shared = recommender.sequence_logits(x, y_pred, training)
         targets, negatives = ops.reshape(x["targets"], (-1,)), ops.reshape(x["negatives"], (-1,))
         log_odds = ops.reshape(x["negative_log_odds"], (-1,))
         negative = without_own(shared - log_odds, negatives, targets)
@@ -90,6 +90,6 @@ class Objective:
             values = softmax_against(positive, negative)
         if self.teacher is not None:
             shift = without_own(ops.zeros_like(shared) - log_odds, negatives, targets)
-            apart = self.teacher.sequence_divergence((positive, shared), x, told["users"], shift)
+            apart = self.teacher.sequence_divergence((positive, shared), x, told, shift)
             values = self.teacher.beside(values, apart)
         return weighted_mean(values, ops.reshape(x["target_weight"], (-1,)))

@@ -42,12 +42,14 @@ class Teacher:
         )
         return self.temperature**2 * ops.sum(ops.exp(aim) * (aim - is_at), axis=-1)
 
-    def sequence_divergence(self, student: tuple[Any, Any], inputs: Mapping[str, Any], users: Any, shift: Any) -> Any:
+    def sequence_divergence(
+        self, student: tuple[Any, Any], inputs: Mapping[str, Any], told: Mapping[str, Any], shift: Any
+    ) -> Any:
         """The same at every token of packed rows, over what came next and the items that the batch shares: [tokens].
 
-        student: as `Recommender.sequence_logits` gives; users: the teacher's; shift [tokens, negatives].
+        student: as `Recommender.sequence_logits` gives; told: as the teacher's `logits`; shift [tokens, negatives].
         """
-        teacher = self.recommender.sequence_logits(inputs, users)
+        teacher = self.recommender.sequence_logits(inputs, told)
         mine, its = (ops.concatenate([positive[:, None], shared], axis=1) for positive, shared in (student, teacher))
         return self.divergence(mine, ops.stop_gradient(its), ops.pad(shift, ((0, 0), (1, 0))))
 
