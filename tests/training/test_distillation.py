@@ -33,7 +33,7 @@ from training.fitting.batches import make_batches
 from training.fitting.checkpoint import Checkpoints
 from training.fitting.distillation import CHECKPOINTS, Phase, Teachers, find_teachers
 from training.fitting.fitting import Fit, fit
-from training.fitting.progress import Progress
+from training.fitting.progress import Epoch, Progress
 from training.fitting.untrained import new_recommender
 from training.log.popularity import POPULARITY_FEATURES
 from training.model import Recommender
@@ -169,6 +169,7 @@ class Taught:
     teacher: TrainedModel
     student: TrainedModel
     noted: Sequence[tuple[Phase, int, np.ndarray]]  # as Noting has them
+    begun: Path  # the student's search as it was after an epoch
 
 
 @pytest.fixture(scope="module")
@@ -179,9 +180,22 @@ def taught(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Taught
     found = workflow.student_run(run, folder)
     noted = Noting(**vars(found.teachers))
     learner = replace(found, teachers=noted, settings=found.settings.model_copy(update={"max_epochs": 2}))
-    learnt = workflow.train(learner, folder, version=VERSION + 1, resume=False, progress=Progress())
+    begun = folder.with_name("begun")
+
+    def keep_the_first(_: Epoch) -> None:
+        if not begun.exists():
+            shutil.copytree(folder / "checkpoints" / CHECKPOINTS / "search", begun)
+
+    progress = Progress(on_epoch=keep_the_first)
+    learnt = workflow.train(learner, folder, version=VERSION + 1, resume=False, progress=progress)
     return Taught(
-        run=run, learner=learner, folder=folder, teacher=trained.model, student=learnt, noted=tuple(noted.taught)
+        run=run,
+        learner=learner,
+        folder=folder,
+        teacher=trained.model,
+        student=learnt,
+        noted=tuple(noted.taught),
+        begun=begun,
     )
 
 
@@ -235,22 +249,21 @@ def test_each_phase_learns_from_the_teachers_same_phase_before_the_same_cut(taug
             assert any(np.array_equal(values, weights) for values in kept.values())
 
 
-def fitted(run: runs.Run, folder: Path, *, epochs: int, resume: bool = False) -> Fit:
+def resumed(run: runs.Run, folder: Path, *, epochs: int) -> Fit:
     prepared = run.prepared(split(run.log, "temporal", run.settings).validation)
     examples = make_examples(prepared, run.user_features, run.settings)
     learner = new_recommender(prepared, examples, run.settings, epochs=2)
     assert run.teachers is not None
     run.teachers.teach("search", learner, prepared, examples)
-    checkpoints = Checkpoints(directory=folder, fingerprint="one")
-    return fit(learner, examples, run.settings, epochs=epochs, checkpoints=checkpoints, resume=resume)
+    checkpoints = Checkpoints(directory=folder, fingerprint=run.fingerprint("search"))
+    return fit(learner, examples, run.settings, epochs=epochs, checkpoints=checkpoints, resume=True)
 
 
 def test_a_students_run_that_was_interrupted_goes_on_as_if_it_had_not_been(taught: Taught, tmp_path: Path) -> None:
-    fitted(taught.learner, tmp_path, epochs=1)
-    resumed = fitted(taught.learner, tmp_path, epochs=2, resume=True)
-    assert [epoch.epoch for epoch in resumed.epochs] == [1, 2]
+    found = resumed(taught.learner, Path(shutil.copytree(taught.begun, tmp_path / "begun")), epochs=2)
+    assert [epoch.epoch for epoch in found.epochs] == [1, 2]
     with np.load(taught.folder / "checkpoints" / CHECKPOINTS / "search" / "last.npz") as whole:
-        for place, variable in enumerate(resumed.recommender.variables):
+        for place, variable in enumerate(found.recommender.variables):
             np.testing.assert_allclose(np.asarray(variable), whole[f"model_{place}"], atol=1e-4)
 
 

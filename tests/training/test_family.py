@@ -27,9 +27,9 @@ from training.examples.sequences import SequenceExamples, cut_windows, pack
 from training.export.saved_model import export
 from training.fitting import runs
 from training.fitting.batches import batch_rows, make_batches
-from training.fitting.checkpoint import Checkpoints
+from training.fitting.checkpoint import Checkpoint, Checkpoints
 from training.fitting.fitting import fit
-from training.fitting.progress import Progress
+from training.fitting.progress import Epoch, Progress
 from training.fitting.untrained import new_recommender
 from training.log.engagements import from_rows
 from training.model import build, example_inputs
@@ -292,17 +292,15 @@ def test_a_loss_that_is_no_number_stops_and_keeps_what_was_good(tmp_path: Path) 
     checkpoints = Checkpoints(directory=tmp_path, fingerprint="one")
     log = lives(40, 30, 50)
 
-    def fitted(learning_rate: float, *, epochs: int, resume: bool) -> None:
-        settings = TrainingSettings.model_validate({**SEQUENCE, "learning_rate": learning_rate, "batch_rows": 1})
-        prepared = prepare(log, int(log.time_us.max()) + 1)
-        examples = make_examples(prepared, features_of, settings)
-        recommender = new_recommender(prepared, examples, settings, epochs=3)
-        fit(recommender, examples, settings, epochs=epochs, checkpoints=checkpoints, resume=resume)
-
-    fitted(1e-3, epochs=1, resume=False)
+    settings = TrainingSettings.model_validate({**SEQUENCE, "learning_rate": 1e30, "batch_rows": 1})
+    prepared = prepare(log, int(log.time_us.max()) + 1)
+    examples = make_examples(prepared, features_of, settings)
+    recommender = new_recommender(prepared, examples, settings, epochs=3)
+    good = Epoch(epoch=1, loss=1.0, validation_ndcg=None)
+    checkpoints.save(recommender, Checkpoint(fingerprint="one").after(1, good.as_json(), None, settings.patience))
     kept = (tmp_path / "last.npz").read_bytes()
     with pytest.raises(LongtailError, match="no longer a finite number"):
-        fitted(1e30, epochs=3, resume=True)
+        fit(recommender, examples, settings, epochs=3, checkpoints=checkpoints, resume=True)
     assert (tmp_path / "last.npz").read_bytes() == kept
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import doctest
-from dataclasses import replace
+import shutil
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,7 @@ from training.examples.split import split
 from training.fitting import batches, config_file
 from training.fitting.checkpoint import Checkpoints
 from training.fitting.fitting import Fit, fit
-from training.fitting.progress import Progress
+from training.fitting.progress import Epoch, OnEpoch, Progress
 from training.fitting.runs import Run
 from training.fitting.untrained import new_recommender
 from training.log import engagements, popularity
@@ -86,45 +87,76 @@ def test_leave_one_out_asks_for_the_last_new_item(trained: Trained) -> None:
         assert made.test.target_time_us[row] >= history.time_us[moment_end - 1]
 
 
-def fitted(trained: Trained, folder: Path, settings: TrainingSettings, *, epochs: int, resume: bool = False) -> Fit:
+def fitted(
+    trained: Trained,
+    folder: Path,
+    settings: TrainingSettings,
+    *,
+    epochs: int,
+    resume: bool = False,
+    on_epoch: OnEpoch = lambda epoch: None,
+) -> Fit:
     question = split(trained.run.log, "temporal", settings).validation
     prepared = prepare(question.fit, question.cut_us)
     examples = make_examples(prepared, trained.run.user_features, settings)
     recommender = new_recommender(prepared, examples, settings, epochs=3)
     checkpoints = Checkpoints(directory=folder, fingerprint="one")
-    return fit(recommender, examples, settings, epochs=epochs, checkpoints=checkpoints, resume=resume)
+    return fit(
+        recommender, examples, settings, epochs=epochs, checkpoints=checkpoints, resume=resume, on_epoch=on_epoch
+    )
 
 
-def test_a_resumed_run_ends_where_an_uninterrupted_one_does(trained: Trained, tmp_path: Path) -> None:
-    whole = fitted(trained, tmp_path / "whole", SMALL, epochs=3)
-    fitted(trained, tmp_path / "parts", SMALL, epochs=1)
-    resumed = fitted(trained, tmp_path / "parts", SMALL, epochs=3, resume=True)
+@dataclass(frozen=True, kw_only=True)
+class Whole:
+    """A run of three epochs, and its folder as it was after the first."""
+
+    fit: Fit
+    after_one: Path
+
+
+@pytest.fixture(scope="module")
+def whole(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Whole:
+    folder = tmp_path_factory.mktemp("whole")
+    after_one = folder / "after one"
+
+    def keep_the_first(epoch: Epoch) -> None:
+        if epoch.epoch == 1:
+            shutil.copytree(folder / "run", after_one)
+
+    return Whole(fit=fitted(trained, folder / "run", SMALL, epochs=3, on_epoch=keep_the_first), after_one=after_one)
+
+
+@pytest.fixture
+def interrupted(whole: Whole, tmp_path: Path) -> Path:
+    """Left by the run when it had one epoch; a copy that a test may change."""
+    return Path(shutil.copytree(whole.after_one, tmp_path / "interrupted"))
+
+
+def test_a_resumed_run_ends_where_an_uninterrupted_one_does(trained: Trained, whole: Whole, interrupted: Path) -> None:
+    resumed = fitted(trained, interrupted, SMALL, epochs=3, resume=True)
     assert [epoch.epoch for epoch in resumed.epochs] == [1, 2, 3]
-    for one, other in zip(whole.recommender.get_weights(), resumed.recommender.get_weights(), strict=True):
+    for one, other in zip(whole.fit.recommender.get_weights(), resumed.recommender.get_weights(), strict=True):
         np.testing.assert_allclose(one, other, atol=1e-4)
 
 
-def test_checkpoints_of_another_run_are_not_resumed(trained: Trained, tmp_path: Path) -> None:
-    done = fitted(trained, tmp_path, SMALL, epochs=1)
+def test_checkpoints_of_another_run_are_not_resumed(whole: Whole, interrupted: Path) -> None:
     with pytest.raises(LongtailError, match="resume"):
-        Checkpoints(directory=tmp_path, fingerprint="another").restore(done.recommender)
+        Checkpoints(directory=interrupted, fingerprint="another").restore(whole.fit.recommender)
 
 
-def test_a_loss_that_is_no_number_stops_and_keeps_what_was_good(trained: Trained, tmp_path: Path) -> None:
-    fitted(trained, tmp_path, SMALL, epochs=1)
-    kept = (tmp_path / "last.npz").read_bytes()
+def test_a_loss_that_is_no_number_stops_and_keeps_what_was_good(trained: Trained, interrupted: Path) -> None:
+    kept = (interrupted / "last.npz").read_bytes()
     with pytest.raises(LongtailError, match="no longer a finite number"):
-        fitted(trained, tmp_path, SMALL.model_copy(update={"learning_rate": 1e30}), epochs=3, resume=True)
-    assert (tmp_path / "last.npz").read_bytes() == kept
+        fitted(trained, interrupted, SMALL.model_copy(update={"learning_rate": 1e30}), epochs=3, resume=True)
+    assert (interrupted / "last.npz").read_bytes() == kept
 
 
-def test_a_strong_prior_keeps_users_at_the_shared_weights(trained: Trained, tmp_path: Path) -> None:
-    def size(prior: float) -> float:
-        settings = SMALL.model_copy(update={"user_prior": prior})
-        found = fitted(trained, tmp_path / str(prior), settings, epochs=2)
+def test_a_strong_prior_keeps_users_at_the_shared_weights(trained: Trained, whole: Whole, tmp_path: Path) -> None:
+    def size(found: Fit) -> float:
         return float(np.abs(found.recommender.user_weights.get_weights()[0]).mean())
 
-    assert size(1e4) < size(0.1) / 2
+    strong = fitted(trained, tmp_path, SMALL.model_copy(update={"user_prior": 1e4}), epochs=3)
+    assert size(strong) < size(whole.fit) / 2
 
 
 def test_the_papers_constructor_has_its_defaults_and_trains() -> None:
@@ -166,10 +198,9 @@ def test_the_examples_in_the_docstrings_hold(module: object) -> None:
     assert doctest.testmod(module, extraglobs={}).failed == 0  # type: ignore[arg-type]
 
 
-def test_the_report_is_a_page_of_its_own_and_shows_values(trained: Trained) -> None:
-    result = reporting.evaluate(
-        trained.run, trained.folder / "training", split="temporal", k=10, resume=False, progress=Progress()
-    )
+def test_the_report_is_a_page_of_its_own_and_shows_values(trained: Trained, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(trained.folder / "training", tmp_path / "training"))
+    result = reporting.evaluate(trained.run, folder, split="temporal", k=10, resume=False, progress=Progress())
     page = Path(result.page).read_text()
     users = pd.read_parquet(Path(result.page).with_name(reporting.PER_USER))
     tail = result.report["slices"]["tail"]
