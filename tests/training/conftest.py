@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -13,7 +14,7 @@ import pytest
 from feature_repo.events import Event
 from feature_repo.log.event_log import EventLog
 from feature_repo.settings import FeatureSettings
-from training import workflow
+from training import artifact, workflow
 from training.artifact import TrainedModel
 from training.export.saved_model import export
 from training.fitting import runs
@@ -62,7 +63,7 @@ def run_on(directory: Path, settings: TrainingSettings = SMALL) -> Run:
 
 @dataclass(frozen=True, kw_only=True)
 class Trained:
-    """One trained and exported model."""
+    """One trained and exported model. All tests of all workers read the folder: a test that writes takes a copy."""
 
     run: Run
     folder: Path
@@ -71,9 +72,24 @@ class Trained:
 
 
 @pytest.fixture(scope="session")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
-    directory = tmp_path_factory.mktemp("trained")
+def trained(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Trained:
+    """Trained by the worker that asks first; the others wait and read it."""
+    own = tmp_path_factory.getbasetemp()
+    folder = (own if worker_id == "master" else own.parent) / "trained"
+    with folder.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not folder.exists():
+            train_and_export(tmp_path_factory.mktemp("training")).rename(folder)
+    return Trained(
+        run=run_on(folder / "events"),
+        folder=folder,
+        model=artifact.load(folder / "training" / workflow.MODEL_FOLDER),
+        exported=folder / "exports" / str(VERSION),
+    )
+
+
+def train_and_export(directory: Path) -> Path:
     run = run_on(write_log(directory / "events", 0.95))
     model = workflow.train(run, directory / "training", version=VERSION, resume=False, progress=Progress())
-    exported = export(model, directory / "exports", retrieve_k=8, candidate_buckets=(4, 16), metrics={})
-    return Trained(run=run, folder=directory, model=model, exported=exported)
+    export(model, directory / "exports", retrieve_k=8, candidate_buckets=(4, 16), metrics={})
+    return directory

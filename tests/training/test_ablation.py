@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import numpy as np
 import pytest
 
@@ -144,11 +146,13 @@ def test_every_training_without_a_part_is_one_of_other_settings() -> None:
 
 
 @pytest.fixture(scope="module")
-def asked(trained: Trained) -> dict[str, Assessment]:
+def asked(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Assessment]:
     """Of the model that is already trained: nothing is fitted but blends."""
     made = split(trained.run.log, "temporal", SMALL)
     parts = {name: PARTS[name] for name in (WHOLE, "item to item", "own weights", "calibration by user")}
-    return answers_without(trained.run, made, trained.folder / "training" / "checkpoints", parts)
+    checkpoints = tmp_path_factory.mktemp("ablation") / "checkpoints"
+    shutil.copytree(trained.folder / "training" / "checkpoints", checkpoints)
+    return answers_without(trained.run, made, checkpoints, parts)
 
 
 def test_the_whole_is_the_kept_model(trained: Trained, asked: dict[str, Assessment]) -> None:
