@@ -244,7 +244,7 @@ def test_a_retraining_puts_a_canary_beside_the_stable_version_which_then_takes_o
     before = installation.versions()
     assert "nothing to do" in installation.longtail("retrain", "--min-events", "100000")
     says = installation.longtail("retrain", "--min-events", "1", "--label", "canary")
-    assert "events since" in says
+    assert "engagements since" in says
     *old, new = installation.versions()
     assert old == before
     assert f"canary is {new}" in says
